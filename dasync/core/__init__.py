@@ -1,0 +1,1 @@
+"""The law: pure and synchronous. No clock, no randomness, no input or output."""

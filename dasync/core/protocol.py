@@ -1,0 +1,339 @@
+"""What can be said: commands, replies and messages, valid from the moment they are made.
+
+Two alphabets, kept apart. A **command** is what somebody asks for. A **due** thing is what a store does by
+itself when time has passed. Kinds follow the public protocol of durable promises; the ones that it does
+not have begin with `dasync.`. This file says what is well said, never what happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
+
+from dasync.core import ids
+from dasync.core.model import SETTLED, PromiseRecord, State, TaskRecord
+
+MAX_NAME_CHARS = 256  # functions, groups and processes
+MAX_ACQUIRE = 1_000  # tasks in one acquire: bounds one transaction
+MAX_AWAITED = 100_000  # promises that one execution may be suspended on
+MAX_TIME_MS = 253_402_300_799_000  # the last instant that datetime can show (year 9999)
+
+
+class Status(IntEnum):
+    """How a command ended; the numbers are those of the public protocol."""
+
+    OK = 200
+    CREATED = 201
+    RUN_AGAIN = 300
+    INVALID = 400
+    NOT_FOUND = 404
+    CONFLICT = 409
+    UNPROCESSABLE = 422
+
+
+class Claim(NamedTuple):
+    """Proof of holding a task: checked in the transaction of every write made under it."""
+
+    id: str
+    version: int
+    process: str
+
+
+class Acquired(NamedTuple):
+    """A task that was just acquired, with what its execution needs to be replayed."""
+
+    task: TaskRecord
+    promise: PromiseRecord
+    preload: tuple[PromiseRecord, ...]
+
+
+class Reply(NamedTuple):
+    """The answer to one command. `reason` says why a command was refused."""
+
+    status: Status
+    promise: PromiseRecord | None = None
+    task: TaskRecord | None = None
+    acquired: tuple[Acquired, ...] = ()
+    held: Mapping[str, int] | None = None
+    """Heartbeat: versions of the tasks that the store believes the process to hold, by task id."""
+    settled: tuple[PromiseRecord, ...] = ()
+    reason: str = ""
+
+
+class Execute(NamedTuple):
+    """Message to a target: this task can be acquired."""
+
+    target: str
+    task: str
+
+
+class Settled(NamedTuple):
+    """Message to a process: a promise that it listens to is settled."""
+
+    process: str
+    promise: str
+
+
+Message = Execute | Settled
+
+
+def _name(what: str, value: str) -> None:
+    if not 1 <= len(value) <= MAX_NAME_CHARS or not value.isprintable():
+        raise ValueError(f"{what} is 1 to {MAX_NAME_CHARS} printable characters, not {value!r}")
+
+
+def check_target(target: str) -> str:
+    """Give back `target` if it is `group` or `group/process`."""
+    _name("a target", target)
+    group, slash, process = target.partition("/")
+    if not group or (slash and not process):
+        raise ValueError(f"a target is 'group' or 'group/process', not {target!r}")
+    return target
+
+
+@dataclass(frozen=True, slots=True)
+class PromiseGet:
+    """`promise.get`: the promise as it is at this moment."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PromiseCreate:
+    """`promise.create`: make a pending promise; with a target also its task.
+
+    `awaiter` (a task) or `listener` (a process) wait for it from birth: promise and waiter come into being
+    together or not at all (`dasync.create_and_wait`). With another `state` than pending it is born settled
+    (`dasync.record`): a child that was done before its pending record left is written once.
+    """
+
+    id: str
+    function: str = ""
+    version: int = 1
+    param: bytes = b""
+    target: str | None = None
+    timer: bool = False
+    timeout_at: int | None = None
+    tags: str = ""
+    seed: bytes = b""
+    awaiter: str | None = None
+    listener: str | None = None
+    state: State = State.PENDING
+    value: bytes | None = None
+
+    def __post_init__(self) -> None:
+        ids.check(self.id)
+        if self.target is not None:
+            check_target(self.target)
+            if self.timer:
+                raise ValueError(f"{self.id!r}: a timer runs nowhere, so it has no target")
+            if not self.function:
+                raise ValueError(f"{self.id!r}: a promise with a target needs a function to run there")
+        if self.state is not State.PENDING and (self.target or self.timer or self.awaiter or self.listener):
+            raise ValueError(f"{self.id!r}: a promise that is born settled runs nowhere and nobody waits for it")
+        if self.state is State.TIMEDOUT or (self.value is not None and self.state is State.PENDING):
+            raise ValueError(f"{self.id!r}: nobody creates a promise as {self.state.value} with this value")
+        if self.timer and self.timeout_at is None:
+            raise ValueError(f"{self.id!r}: a timer needs a deadline")
+        if self.timeout_at is not None and not 0 <= self.timeout_at <= MAX_TIME_MS:
+            raise ValueError(f"{self.id!r}: deadline {self.timeout_at} ms is outside 0 to {MAX_TIME_MS}")
+
+
+@dataclass(frozen=True, slots=True)
+class PromiseSettle:
+    """`promise.settle`: resolve, reject or cancel. A settled promise stays as it is and is the answer."""
+
+    id: str
+    state: State
+    value: bytes | None = None
+
+    def __post_init__(self) -> None:
+        if self.state is State.PENDING or self.state is State.TIMEDOUT:
+            raise ValueError(f"{self.id!r}: nobody settles a promise as {self.state.value}; only its deadline does")
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterCallback:
+    """`promise.register_callback`: resume the task `awaiter` when `awaited` settles."""
+
+    awaited: str
+    awaiter: str
+
+    def __post_init__(self) -> None:
+        if self.awaited == self.awaiter:
+            raise ValueError(f"{self.awaited!r} cannot await itself")
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterListener:
+    """`promise.register_listener`: tell `process` when the promise settles."""
+
+    promise: str
+    process: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskGet:
+    """`task.get`: the task as it is."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskCreate:
+    """`task.create`: create a targeted promise and acquire its task at once."""
+
+    process: str
+    action: PromiseCreate
+    python: str = ""
+
+    def __post_init__(self) -> None:
+        if self.action.target is None:
+            raise ValueError(f"{self.action.id!r}: a task needs a target")
+
+
+@dataclass(frozen=True, slots=True)
+class TaskAcquire:
+    """`dasync.acquire`: claim up to `limit` pending tasks of `targets` that run one of `functions`."""
+
+    process: str
+    targets: tuple[str, ...]
+    functions: tuple[tuple[str, int], ...]
+    limit: int
+    python: str = ""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.limit <= MAX_ACQUIRE:
+            raise ValueError(f"an acquire takes 1 to {MAX_ACQUIRE} tasks, not {self.limit}")
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFence:
+    """`task.fence`: do `action` only while the claim holds."""
+
+    claim: Claim
+    action: PromiseCreate | PromiseSettle
+
+    def __post_init__(self) -> None:
+        if self.action.id == self.claim.id:
+            raise ValueError(f"{self.action.id!r}: a task settles its own promise by task.fulfill, not under its fence")
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSuspend:
+    """`task.suspend`: give the claim back until one of `awaited` settles."""
+
+    claim: Claim
+    awaited: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.awaited) <= MAX_AWAITED:
+            raise ValueError(f"a suspend awaits 1 to {MAX_AWAITED} promises, not {len(self.awaited)}")
+        if self.claim.id in self.awaited:
+            raise ValueError(f"{self.claim.id!r} cannot await itself")
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFulfill:
+    """`task.fulfill`: settle the task's own promise and be done."""
+
+    claim: Claim
+    state: State
+    value: bytes | None = None
+
+    def __post_init__(self) -> None:
+        if self.state not in SETTLED or self.state is State.TIMEDOUT:
+            raise ValueError(f"{self.claim.id!r}: a task is not fulfilled as {self.state.value}")
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRelease:
+    """`task.release`: give the claim back; the task is sent again at once."""
+
+    claim: Claim
+
+
+@dataclass(frozen=True, slots=True)
+class TaskHalt:
+    """`task.halt`: take the task from whoever has it, until it is continued."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskContinue:
+    """`task.continue`: send a halted task again."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessJoin:
+    """`dasync.join`: come alive under a lease. An id is used for one incarnation only."""
+
+    process: str
+    name: str
+    group: str
+    host: str
+    address: str
+    lease_ms: int
+
+    def __post_init__(self) -> None:
+        _name("a process id", self.process)
+        _name("a process name", self.name)
+        _name("a group", self.group)
+        if "/" in self.group:
+            raise ValueError(f"a group holds no '/': {self.group!r}; 'group/process' addresses one process")
+        if not 1 <= self.lease_ms <= 86_400_000:
+            raise ValueError(f"a lease is 1 ms to one day, not {self.lease_ms} ms")
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessHeartbeat:
+    """`dasync.heartbeat`: extend the lease; the reply names every task that the store counts as held."""
+
+    process: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessLeave:
+    """`dasync.leave`: the process is gone, by its own word or seen dead: its tasks are sent again."""
+
+    process: str
+
+
+@dataclass(frozen=True, slots=True)
+class Receive:
+    """`dasync.receive`: acknowledge some news and get what else has been settled for this process."""
+
+    process: str
+    acknowledged: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed: whatever is due is done, within the same transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromiseDue:
+    """A deadline has come."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseDue:
+    """A lease has ended without being renewed."""
+
+    process: str
+
+
+Command = (
+    PromiseGet | PromiseCreate | PromiseSettle | RegisterCallback | RegisterListener
+    | TaskGet | TaskCreate | TaskAcquire | TaskFence | TaskSuspend | TaskFulfill | TaskRelease | TaskHalt
+    | TaskContinue | ProcessJoin | ProcessHeartbeat | ProcessLeave | Receive | Tick
+)  # fmt: skip
+Due = PromiseDue | LeaseDue

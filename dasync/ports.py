@@ -1,0 +1,114 @@
+"""What the inside needs from any outside: a clock, entropy, a store, a transport. Protocols only.
+
+The real ones are in `system.py`, `stores/` and `transports/`; tests and simulation hand in others. Whatever
+cannot be handed in here cannot be simulated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from dasync.core.invariants import Snapshot
+from dasync.core.model import ProcessRecord, PromiseRecord, State, TaskRecord
+from dasync.core.protocol import Command, Reply
+
+
+class Clock(Protocol):
+    """Time, and waiting for it."""
+
+    def now_ms(self) -> int:
+        """Milliseconds since the epoch."""
+
+    def monotonic(self) -> float:
+        """Seconds that never step back, for measuring."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Return when `seconds` have passed on this clock."""
+
+
+class Entropy(Protocol):
+    """Randomness."""
+
+    def bytes(self, count: int) -> bytes:
+        """`count` fresh random bytes."""
+
+
+class Committed(NamedTuple):
+    """A batch that is durable: one reply per command, and the doorbells of those whom it concerns."""
+
+    replies: list[Reply]
+    doorbells: tuple[str, ...]
+
+
+class Found(NamedTuple):
+    """One row of a search: a promise and, where it has a target, its task."""
+
+    promise: PromiseRecord
+    task: TaskRecord | None
+
+
+class Store(Protocol):
+    """Keeps rows. Every change goes through `transact`, in one transaction per batch, in the batch's order."""
+
+    @property
+    def path(self) -> str | None:
+        """The file, where there is one: what processes of this machine meet beside."""
+
+    async def open(self) -> None:
+        """Connect; creates the store where there is none. Raises `StoreError`."""
+
+    async def close(self) -> None:
+        """Let go of it; idempotent."""
+
+    async def transact(self, commands: Sequence[Command]) -> Committed:
+        """Decide and write `commands` as one transaction; all are durable when it returns, or none was written."""
+
+    async def changed(self) -> bool:
+        """Whether another connection has written since this was last asked."""
+
+    async def search(
+        self,
+        *,
+        state: State | None = None,
+        function: str | None = None,
+        id_prefix: str = "",
+        tags: Mapping[str, str] | None = None,
+        roots: bool = False,
+        limit: int = 100,
+        cursor: str = "",
+    ) -> list[Found]:
+        """Promises by id, after `cursor`."""
+
+    async def subtree(self, id: str) -> Snapshot:
+        """A promise and all below it, with their tasks and who waits for them."""
+
+    async def next_due(self) -> int | None:
+        """When the next deadline or lease comes due (ms)."""
+
+    async def missing(
+        self, targets: tuple[str, ...], functions: tuple[tuple[str, int], ...]
+    ) -> list[tuple[str, int]]:
+        """Functions that pending tasks of `targets` need and `functions` does not have."""
+
+    async def processes(self) -> list[ProcessRecord]:
+        """The processes that the store counts as live, by id."""
+
+    async def snapshot(self) -> Snapshot:
+        """All rows."""
+
+
+class Transport(Protocol):
+    """How processes wake each other, and how one's death is seen."""
+
+    async def open(self, process: str, on_ring: Callable[[], None]) -> str:
+        """Come alive as `process`; gives the address of its doorbell. `on_ring` is called for each ring."""
+
+    def ring(self, addresses: Sequence[str]) -> None:
+        """Wake whoever is there; never waits, may be lost."""
+
+    def dead(self, processes: Sequence[ProcessRecord]) -> list[str]:
+        """Ids of those among `processes` that certainly live no more."""
+
+    async def close(self) -> None:
+        """Take the doorbell away; idempotent."""

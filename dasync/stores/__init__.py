@@ -1,0 +1,1 @@
+"""Row keepers. Each passes the same suite; none of them decides anything."""

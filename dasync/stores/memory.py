@@ -1,0 +1,203 @@
+"""Rows in memory: for tests, for trying things out, and as the other side of every differential run.
+
+Nothing survives the process and no other process can see it. It keeps the indexes that a database would keep,
+as dictionaries, and decides nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+
+from dasync.core import ids
+from dasync.core.invariants import Snapshot
+from dasync.core.model import (
+    CallbackRecord,
+    ListenerRecord,
+    ProcessRecord,
+    PromiseRecord,
+    State,
+    TaskRecord,
+    TaskState,
+)
+from dasync.ports import Clock, Found
+from dasync.stores.rows import Changes, Rows, RowStore, T
+
+
+class MemoryRows:
+    """The tables as dictionaries."""
+
+    def __init__(self) -> None:
+        self._promises: dict[str, PromiseRecord] = {}
+        self._tasks: dict[str, TaskRecord] = {}
+        self._callbacks: dict[str, dict[str, CallbackRecord]] = defaultdict(dict)
+        self._listeners: dict[str, dict[str, ListenerRecord]] = defaultdict(dict)
+        self._processes: dict[str, ProcessRecord] = {}
+        # Indexes.
+        self._children: dict[str, dict[str, None]] = defaultdict(dict)
+        self._pending: dict[str, dict[str, None]] = defaultdict(dict)
+        self._held: dict[str, dict[str, None]] = defaultdict(dict)
+        self._deadlines: dict[str, int] = {}
+        self._hearing: dict[str, dict[str, None]] = defaultdict(dict)
+
+    def prefetch(self, promises: Sequence[str], tasks: Sequence[str], settling: Sequence[str]) -> None:
+        """Everything is at hand."""
+
+    def promise(self, id: str) -> PromiseRecord | None:
+        return self._promises.get(id)
+
+    def task(self, id: str) -> TaskRecord | None:
+        return self._tasks.get(id)
+
+    def process(self, id: str) -> ProcessRecord | None:
+        return self._processes.get(id)
+
+    def callbacks(self, awaited: str) -> Sequence[CallbackRecord]:
+        return sorted(self._callbacks[awaited].values()) if awaited in self._callbacks else ()
+
+    def listeners(self, promise: str) -> Sequence[ListenerRecord]:
+        return sorted(self._listeners[promise].values()) if promise in self._listeners else ()
+
+    def children(self, creator: str) -> Sequence[PromiseRecord]:
+        return [self._promises[id] for id in sorted(self._children[creator])] if creator in self._children else ()
+
+    def held(self, process: str) -> Sequence[TaskRecord]:
+        return [self._tasks[id] for id in sorted(self._held[process])] if process in self._held else ()
+
+    def listening(self, process: str) -> Sequence[ListenerRecord]:
+        if process not in self._hearing:
+            return ()
+        return [self._listeners[promise][process] for promise in sorted(self._hearing[process])]
+
+    def acquirable(
+        self, targets: tuple[str, ...], functions: tuple[tuple[str, int], ...], limit: int
+    ) -> Sequence[TaskRecord]:
+        pending = [self._tasks[id] for target in targets if target in self._pending for id in self._pending[target]]
+        fitting = [task for task in pending if (task.function, task.function_version) in functions]
+        return sorted(fitting, key=lambda task: (task.created_at, task.id))[:limit]
+
+    def due(self, now: int, limit: int) -> Sequence[PromiseRecord]:
+        late = sorted((at, id) for id, at in self._deadlines.items() if at <= now)
+        return [self._promises[id] for _, id in late[:limit]]
+
+    def expired(self, now: int) -> Sequence[ProcessRecord]:
+        return [process for process in self.processes() if process.expires_at <= now]
+
+    def processes(self) -> list[ProcessRecord]:
+        return [self._processes[id] for id in sorted(self._processes)]
+
+    def write(self, changes: Changes) -> None:
+        for promise in changes.promises_born + changes.promises_moved:
+            self._promises[promise.id] = promise
+            if promise.creator is not None:
+                self._children[promise.creator][promise.id] = None
+            if promise.state is State.PENDING and promise.timeout_at is not None:
+                self._deadlines[promise.id] = promise.timeout_at
+            else:
+                self._deadlines.pop(promise.id, None)
+        for task in changes.tasks_born + changes.tasks_moved:
+            self._write_task(task)
+        for callback in changes.callbacks_born:
+            self._callbacks[callback.awaited][callback.awaiter] = callback
+        for callback in changes.callbacks_gone:
+            del self._callbacks[callback.awaited][callback.awaiter]
+        for listener in changes.listeners_kept:
+            self._listeners[listener.promise][listener.process] = listener
+            self._hearing[listener.process][listener.promise] = None
+        for listener in changes.listeners_gone:
+            del self._listeners[listener.promise][listener.process]
+            del self._hearing[listener.process][listener.promise]
+        for process in changes.processes_kept:
+            self._processes[process.id] = process
+        for process in changes.processes_gone:
+            del self._processes[process.id]
+
+    def _write_task(self, task: TaskRecord) -> None:
+        old = self._tasks.get(task.id)
+        if old is not None:
+            self._pending[old.target].pop(old.id, None)
+            if old.process is not None:
+                self._held[old.process].pop(old.id, None)
+        self._tasks[task.id] = task
+        if task.state is TaskState.PENDING:
+            self._pending[task.target][task.id] = None
+        if task.process is not None:
+            self._held[task.process][task.id] = None
+
+    def search(
+        self,
+        state: State | None,
+        function: str | None,
+        id_prefix: str,
+        tags: Mapping[str, str] | None,
+        roots: bool,
+        limit: int,
+        cursor: str,
+    ) -> list[Found]:
+        def wanted(promise: PromiseRecord) -> bool:
+            held = json.loads(promise.tags) if promise.tags else {}
+            return (
+                promise.id > cursor
+                and promise.id.startswith(id_prefix)
+                and (state is None or promise.state is state)
+                and (function is None or promise.function == function)
+                and not (roots and ":" in promise.id)
+                and all(held.get(key) == value for key, value in (tags or {}).items())
+            )
+
+        found = [self._promises[id] for id in sorted(self._promises) if wanted(self._promises[id])]
+        return [Found(promise, self._tasks.get(promise.id)) for promise in found[:limit]]
+
+    def subtree(self, id: str) -> Snapshot:
+        low, high = ids.subtree(id)
+        return self._snapshot(lambda key: key == id or low < key < high)
+
+    def snapshot(self) -> Snapshot:
+        return self._snapshot(lambda key: True)
+
+    def _snapshot(self, wanted: Callable[[str], bool]) -> Snapshot:
+        return Snapshot(
+            {id: promise for id, promise in self._promises.items() if wanted(id)},
+            {id: task for id, task in self._tasks.items() if wanted(id)},
+            frozenset(one for id, waiting in self._callbacks.items() if wanted(id) for one in waiting.values()),
+            frozenset(one for id, hearing in self._listeners.items() if wanted(id) for one in hearing.values()),
+            dict(self._processes),
+        )
+
+    def next_due(self) -> int | None:
+        leases = [process.expires_at for process in self._processes.values()]
+        return min([*self._deadlines.values(), *leases], default=None)
+
+    def missing(
+        self, targets: tuple[str, ...], functions: tuple[tuple[str, int], ...]
+    ) -> list[tuple[str, int]]:
+        pending = [self._tasks[id] for target in targets if target in self._pending for id in self._pending[target]]
+        needed = {(task.function, task.function_version) for task in pending}
+        return sorted(needed - set(functions))
+
+
+class MemoryStore(RowStore):
+    """A store that lives and dies with this process."""
+
+    path = None
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock)
+        self._rows: Rows = MemoryRows()
+
+    async def open(self) -> None:
+        """Nothing to connect to."""
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+    async def changed(self) -> bool:
+        """Nobody else can write."""
+        return False
+
+    async def _work(self, work: Callable[[Rows], T]) -> T:
+        return work(self._rows)
+
+    async def _look(self, work: Callable[[Rows], T]) -> T:
+        return work(self._rows)

@@ -1,0 +1,351 @@
+"""A batch over rows: read what it names, step the machine, write what changed. The same for every store.
+
+`Rows` is all that a store has to offer; `Working` lays the changes of a batch over it, so that a later
+command sees what an earlier one did; `run_batch` is the one place where the machine meets rows. Nothing here
+knows SQL, and nothing here decides.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol, TypeVar
+
+from dasync.core import invariants, machine
+from dasync.core import protocol as p
+from dasync.core.invariants import Snapshot
+from dasync.core.model import (
+    CallbackRecord,
+    ListenerRecord,
+    ProcessRecord,
+    PromiseRecord,
+    State,
+    TaskRecord,
+    TaskState,
+)
+from dasync.core.transition import Transition, View
+from dasync.ports import Clock, Committed, Found
+
+T = TypeVar("T")
+
+
+class Changes(NamedTuple):
+    """What a batch writes: per table the rows to insert, to replace and to delete."""
+
+    promises_born: list[PromiseRecord]
+    promises_moved: list[PromiseRecord]
+    tasks_born: list[TaskRecord]
+    tasks_moved: list[TaskRecord]
+    callbacks_born: list[CallbackRecord]
+    callbacks_gone: list[CallbackRecord]
+    listeners_kept: list[ListenerRecord]
+    listeners_gone: list[ListenerRecord]
+    processes_kept: list[ProcessRecord]
+    processes_gone: list[ProcessRecord]
+
+    def any(self) -> bool:
+        """Whether there is anything to write."""
+        return any(self)
+
+
+class Rows(View, Protocol):
+    """What a store offers within one transaction."""
+
+    def prefetch(self, promises: Sequence[str], tasks: Sequence[str], settling: Sequence[str]) -> None:
+        """The batch will ask for these: read them in one go."""
+
+    def write(self, changes: Changes) -> None:
+        """Write it all, or raise."""
+
+    def processes(self) -> list[ProcessRecord]: ...
+
+    def search(
+        self,
+        state: State | None,
+        function: str | None,
+        id_prefix: str,
+        tags: Mapping[str, str] | None,
+        roots: bool,
+        limit: int,
+        cursor: str,
+    ) -> list[Found]: ...
+
+    def subtree(self, id: str) -> Snapshot: ...
+    def next_due(self) -> int | None: ...
+    def missing(
+        self, targets: tuple[str, ...], functions: tuple[tuple[str, int], ...]
+    ) -> list[tuple[str, int]]: ...
+    def snapshot(self) -> Snapshot: ...
+
+
+class Working:
+    """Rows with the changes of the running batch laid over them: the machine's view."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+        self._promises: dict[str, PromiseRecord | None] = {}
+        self._tasks: dict[str, TaskRecord | None] = {}
+        self._processes: dict[str, ProcessRecord | None] = {}
+        self._callbacks: dict[str, tuple[CallbackRecord, ...]] = {}
+        self._listeners: dict[str, tuple[ListenerRecord, ...]] = {}
+        # What has changed, with what the store holds of it.
+        self._promises_were: dict[str, PromiseRecord | None] = {}
+        self._tasks_were: dict[str, TaskRecord | None] = {}
+        self._processes_were: dict[str, ProcessRecord | None] = {}
+        self._callbacks_were: dict[CallbackRecord, bool] = {}
+        self._listeners_were: dict[tuple[str, str], ListenerRecord | None] = {}
+
+    def promise(self, id: str) -> PromiseRecord | None:
+        if id not in self._promises:
+            self._promises[id] = self._rows.promise(id)
+        return self._promises[id]
+
+    def task(self, id: str) -> TaskRecord | None:
+        if id not in self._tasks:
+            self._tasks[id] = self._rows.task(id)
+        return self._tasks[id]
+
+    def process(self, id: str) -> ProcessRecord | None:
+        if id not in self._processes:
+            self._processes[id] = self._rows.process(id)
+        return self._processes[id]
+
+    def callbacks(self, awaited: str) -> Sequence[CallbackRecord]:
+        if awaited not in self._callbacks:
+            self._callbacks[awaited] = () if self._is_new(awaited) else tuple(self._rows.callbacks(awaited))
+        return self._callbacks[awaited]
+
+    def listeners(self, promise: str) -> Sequence[ListenerRecord]:
+        if promise not in self._listeners:
+            self._listeners[promise] = () if self._is_new(promise) else tuple(self._rows.listeners(promise))
+        return self._listeners[promise]
+
+    def children(self, creator: str) -> Sequence[PromiseRecord]:
+        return self._laid_over(
+            self._rows.children(creator), self._promises, self._promises_were, lambda r: r.creator == creator
+        )
+
+    def held(self, process: str) -> Sequence[TaskRecord]:
+        return self._laid_over(self._rows.held(process), self._tasks, self._tasks_were, lambda r: r.process == process)
+
+    def listening(self, process: str) -> Sequence[ListenerRecord]:
+        promises = {listener.promise for listener in self._rows.listening(process)}
+        promises |= {promise for promise, owner in self._listeners_were if owner == process}
+        return [one for promise in sorted(promises) for one in self.listeners(promise) if one.process == process]
+
+    def acquirable(
+        self, targets: tuple[str, ...], functions: tuple[tuple[str, int], ...], limit: int
+    ) -> Sequence[TaskRecord]:
+        found = self._laid_over(
+            self._rows.acquirable(targets, functions, limit + len(self._tasks_were)),
+            self._tasks,
+            self._tasks_were,
+            lambda r: (
+                r.state is TaskState.PENDING
+                and r.target in targets
+                and (r.function, r.function_version) in functions
+            ),
+        )
+        return sorted(found, key=lambda r: (r.created_at, r.id))[:limit]
+
+    def due(self, now: int, limit: int) -> Sequence[PromiseRecord]:
+        found = self._laid_over(
+            self._rows.due(now, limit + len(self._promises_were)),
+            self._promises,
+            self._promises_were,
+            lambda r: r.state is State.PENDING and r.timeout_at is not None and r.timeout_at <= now,
+        )
+        return sorted(found, key=lambda r: (r.timeout_at or 0, r.id))[:limit]
+
+    def expired(self, now: int) -> Sequence[ProcessRecord]:
+        return self._laid_over(
+            self._rows.expired(now), self._processes, self._processes_were, lambda r: r.expires_at <= now
+        )
+
+    def processes(self) -> list[ProcessRecord]:
+        """Every live process, with the changes of this batch."""
+        return self._laid_over(self._rows.processes(), self._processes, self._processes_were, lambda r: True)
+
+    def apply(self, transition: Transition) -> None:
+        """Let the moves of a transition be seen by the next step."""
+        for before, after in transition.moves:
+            record = before if after is None else after
+            if isinstance(record, PromiseRecord):
+                self._promises_were.setdefault(record.id, before if isinstance(before, PromiseRecord) else None)
+                self._promises[record.id] = after if isinstance(after, PromiseRecord) else None
+            elif isinstance(record, TaskRecord):
+                self._tasks_were.setdefault(record.id, before if isinstance(before, TaskRecord) else None)
+                self._tasks[record.id] = after if isinstance(after, TaskRecord) else None
+            elif isinstance(record, CallbackRecord):
+                self._callbacks_were.setdefault(record, before is not None)
+                others = [c for c in self.callbacks(record.awaited) if c != record]
+                kept = others if after is None else [*others, record]
+                self._callbacks[record.awaited] = tuple(sorted(kept))
+            elif isinstance(record, ListenerRecord):
+                old = before if isinstance(before, ListenerRecord) else None
+                self._listeners_were.setdefault(record[:2], old)
+                rest = [one for one in self.listeners(record.promise) if one.process != record.process]
+                self._listeners[record.promise] = tuple(sorted(rest if after is None else [*rest, record]))
+            elif isinstance(record, ProcessRecord):
+                self._processes_were.setdefault(record.id, before if isinstance(before, ProcessRecord) else None)
+                self._processes[record.id] = after if isinstance(after, ProcessRecord) else None
+
+    def changes(self) -> Changes:
+        """What the batch comes to, each row once."""
+        changes = Changes([], [], [], [], [], [], [], [], [], [])
+        for id, was in self._promises_were.items():
+            if (promise := self._promises[id]) is not None and promise != was:
+                (changes.promises_born if was is None else changes.promises_moved).append(promise)
+        for id, old in self._tasks_were.items():
+            if (task := self._tasks[id]) is not None and task != old:
+                (changes.tasks_born if old is None else changes.tasks_moved).append(task)
+        for callback, stored in self._callbacks_were.items():
+            wanted = callback in self._callbacks[callback.awaited]
+            if wanted != stored:
+                (changes.callbacks_born if wanted else changes.callbacks_gone).append(callback)
+        for (promise_id, process_id), before in self._listeners_were.items():
+            now = next((one for one in self._listeners[promise_id] if one.process == process_id), None)
+            if now is not None and now != before:
+                changes.listeners_kept.append(now)
+            elif now is None and before is not None:
+                changes.listeners_gone.append(before)
+        for id, stood in self._processes_were.items():
+            process = self._processes[id]
+            if process is not None and process != stood:
+                changes.processes_kept.append(process)
+            elif process is None and stood is not None:
+                changes.processes_gone.append(stood)
+        return changes
+
+    def _is_new(self, promise: str) -> bool:
+        return promise in self._promises_were and self._promises_were[promise] is None
+
+    @staticmethod
+    def _laid_over(
+        stored: Iterable[_Keyed],
+        current: Mapping[str, _Keyed | None],
+        changed: Mapping[str, object],
+        wanted: Callable[[_Keyed], bool],
+    ) -> list[_Keyed]:
+        found = {record.id: record for record in stored if record.id not in changed}
+        for id in changed:
+            record = current[id]
+            if record is not None and wanted(record):
+                found[id] = record
+        return [found[id] for id in sorted(found)]
+
+
+_Keyed = TypeVar("_Keyed", PromiseRecord, TaskRecord, ProcessRecord)
+
+
+def run_batch(rows: Rows, now: int, commands: Sequence[p.Command]) -> Committed:
+    """Step every command in order and write the outcome; the caller holds the transaction."""
+    rows.prefetch(*_named(commands))
+    working = Working(rows)
+    replies: list[p.Reply] = []
+    messages: dict[p.Message, None] = {}
+    for command in commands:
+        settled: list[PromiseRecord] = []
+        if type(command) is p.Tick:
+            for event in machine.due(now, working):
+                transition = machine.happen(now, event, working)
+                _take(now, event, working, transition, messages)
+                settled += [move.after for move in transition.moves if isinstance(move.after, PromiseRecord)]
+        transition = machine.step(now, command, working)
+        _take(now, command, working, transition, messages)
+        replies.append(transition.reply._replace(settled=tuple(settled)) if settled else transition.reply)
+    changes = working.changes()
+    if changes.any():
+        rows.write(changes)
+    return Committed(replies, _doorbells(messages, working) if messages else ())
+
+
+def _take(
+    now: int, cause: p.Command | p.Due, working: Working, transition: Transition, messages: dict[p.Message, None]
+) -> None:
+    if transition.moves:
+        invariants.hold(now, cause, working, transition)
+        working.apply(transition)
+    for message in transition.messages:
+        messages[message] = None
+
+
+def _named(commands: Sequence[p.Command]) -> tuple[list[str], list[str], list[str]]:
+    """The promises, tasks and settlements that a batch names; what follows from them is read as it comes up."""
+    promises: dict[str, None] = {}
+    tasks: dict[str, None] = {}
+    settling: dict[str, None] = {}
+    for command in commands:
+        if isinstance(command, p.TaskFence):
+            promises[command.claim.id] = tasks[command.claim.id] = None
+            promises[command.action.id] = None
+            if type(command.action) is p.PromiseSettle:
+                settling[command.action.id] = None
+        elif isinstance(command, p.TaskFulfill):
+            promises[command.claim.id] = tasks[command.claim.id] = settling[command.claim.id] = None
+        elif isinstance(command, p.TaskCreate):
+            promises[command.action.id] = tasks[command.action.id] = None
+        elif isinstance(command, p.PromiseCreate | p.PromiseGet | p.PromiseSettle):
+            promises[command.id] = None
+        elif isinstance(command, p.RegisterListener):
+            promises[command.promise] = settling[command.promise] = None
+    return list(promises), list(tasks), list(settling)
+
+
+def _doorbells(messages: Iterable[p.Message], working: Working) -> tuple[str, ...]:
+    targets = {message.target for message in messages if isinstance(message, p.Execute)}
+    listening = {message.process for message in messages if isinstance(message, p.Settled)}
+    return tuple(
+        process.address
+        for process in working.processes()
+        if process.address
+        and (process.id in listening or process.group in targets or f"{process.group}/{process.name}" in targets)
+    )
+
+
+class RowStore(ABC):
+    """What all row keepers share: each question is one piece of work over rows."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    @abstractmethod
+    async def _work(self, work: Callable[[Rows], T]) -> T:
+        """Do `work` in one transaction; it is durable when this returns."""
+
+    @abstractmethod
+    async def _look(self, work: Callable[[Rows], T]) -> T:
+        """Do `work` that only reads."""
+
+    async def transact(self, commands: Sequence[p.Command]) -> Committed:
+        return await self._work(lambda rows: run_batch(rows, self._clock.now_ms(), commands))
+
+    async def search(
+        self,
+        *,
+        state: State | None = None,
+        function: str | None = None,
+        id_prefix: str = "",
+        tags: Mapping[str, str] | None = None,
+        roots: bool = False,
+        limit: int = 100,
+        cursor: str = "",
+    ) -> list[Found]:
+        return await self._look(lambda rows: rows.search(state, function, id_prefix, tags, roots, limit, cursor))
+
+    async def subtree(self, id: str) -> Snapshot:
+        return await self._look(lambda rows: rows.subtree(id))
+
+    async def next_due(self) -> int | None:
+        return await self._look(lambda rows: rows.next_due())
+
+    async def missing(
+        self, targets: tuple[str, ...], functions: tuple[tuple[str, int], ...]
+    ) -> list[tuple[str, int]]:
+        return await self._look(lambda rows: rows.missing(targets, functions))
+
+    async def processes(self) -> list[ProcessRecord]:
+        return await self._look(lambda rows: rows.processes())
+
+    async def snapshot(self) -> Snapshot:
+        return await self._look(lambda rows: rows.snapshot())

@@ -1,0 +1,246 @@
+"""One SQLite file, shared by every process that opens it: connections, transactions, durability.
+
+aiosqlite keeps the connection's thread; a whole batch goes there in one hop and commits once. Writers and
+checkpoints queue on one file lock (`filelock.py` says why). Statements live in `sqlite_rows.py`, the law in
+`core/machine.py`; this file decides only whether a file is ours and what an SQLite error means.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.resources import files
+from typing import Literal
+
+import aiosqlite
+
+from dasync.errors import StoreCorrupt, StoreError, StoreUnavailable, StoreVersion
+from dasync.ports import Clock
+from dasync.stores.filelock import FileLock
+from dasync.stores.rows import Rows, RowStore, T
+from dasync.stores.sqlite_rows import SqliteRows
+
+Durability = Literal["power", "process"]
+
+APPLICATION_ID = 1684108153  # "dasy", as schema.sql sets it
+SCHEMA_VERSION = 1
+BUSY_TIMEOUT_S = 5.0  # for programs that write without our lock, such as the sqlite3 shell
+CHECKPOINT_BYTES = 4 * 2**20  # of WAL: a short WAL keeps reads fast and bit rot in it rare
+_HEADER_BYTES = 100
+_MAGIC = b"SQLite format 3\x00"
+_SYNCHRONOUS = {"power": "FULL", "process": "NORMAL"}
+# With these the file may be healthy and the moment wrong; every other sqlite3.DatabaseError is damage.
+_PASSING = ("FULL", "IOERR", "CANTOPEN", "READONLY", "BUSY", "LOCKED", "PERM", "AUTH", "NOMEM", "INTERRUPT", "NOLFS")
+_log = logging.getLogger("dasync.store")
+
+
+class _Connection(sqlite3.Connection):
+    """Runs a callable in the connection's thread: aiosqlite's own way of handing work there, one hop for all of it."""
+
+    def execute(self, sql, parameters=(), /):  # type: ignore[no-untyped-def]  # sqlite3's signature, widened by callables
+        return sql(self) if callable(sql) else super().execute(sql, parameters)
+
+
+class SqliteStore(RowStore):
+    """A store in the SQLite file at `path`; made when it does not exist.
+
+    `durability="power"`: what was acknowledged survives power loss (synchronous=FULL); `"process"`: it
+    survives the death of any process, however sudden (synchronous=NORMAL).
+    """
+
+    def __init__(self, path: str, clock: Clock, durability: Durability = "power") -> None:
+        super().__init__(clock)
+        if durability not in _SYNCHRONOUS:
+            raise ValueError(f"durability is 'power' or 'process', not {durability!r}")
+        self.path = os.path.abspath(path)
+        self._durability = durability
+        self._connection: aiosqlite.Connection | None = None
+        self._lock: FileLock | None = None
+        self._owner = 0
+        self._data_version = -1
+
+    async def open(self) -> None:
+        recognize(self.path)
+        try:
+            self._lock = FileLock.of(f"{self.path}-lock")
+        except OSError as error:
+            raise StoreUnavailable(f"{self.path}: cannot make its lock file: {error}") from error
+        self._owner = os.getpid()
+        try:
+            await self._connect()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        connection, lock, self._connection, self._lock = self._connection, self._lock, None, None
+        if connection is not None and lock is not None:
+            with suppress(sqlite3.Error, ValueError):
+                # The last connection checkpoints as it closes, which must not race with another's commit.
+                await connection.execute(_locked(lock, sqlite3.Connection.close))
+            with suppress(sqlite3.Error, ValueError):
+                await connection.close()
+        if lock is not None:
+            lock.close()
+
+    async def changed(self) -> bool:
+        version = await self._hop(lambda connection: connection.execute("PRAGMA data_version").fetchone()[0])
+        before, self._data_version = self._data_version, version
+        return bool(version != before)
+
+    async def _work(self, work: Callable[[Rows], T]) -> T:
+        return await self._hop(lambda connection: self._transaction(connection, work))
+
+    async def _look(self, work: Callable[[Rows], T]) -> T:
+        def read(connection: sqlite3.Connection) -> T:
+            connection.execute("BEGIN")
+            try:
+                return work(SqliteRows(connection))
+            finally:
+                connection.execute("ROLLBACK")
+
+        return await self._hop(read)
+
+    # -- in the connection's thread
+
+    def _transaction(self, connection: sqlite3.Connection, work: Callable[[Rows], T]) -> T:
+        if self._lock is None:
+            raise StoreUnavailable(f"{self.path}: the store is closed")
+        with self._lock:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                result = work(SqliteRows(connection))
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    with suppress(sqlite3.Error):
+                        connection.execute("ROLLBACK")
+                raise
+            self._checkpoint(connection)
+        return result
+
+    def _checkpoint(self, connection: sqlite3.Connection) -> None:
+        try:
+            if os.stat(f"{self.path}-wal").st_size > CHECKPOINT_BYTES:
+                connection.execute("PRAGMA wal_checkpoint(RESTART)")
+        except (OSError, sqlite3.Error) as error:  # the commit before it stands; a later one tries again
+            _log.warning("%s: checkpoint failed: %s", self.path, error)
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        """Make or check the schema, then set what holds for this connection."""
+        if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
+            # Journal mode DELETE until the schema stands: it puts the header, our mark, into the file itself.
+            script = files("dasync.stores").joinpath("schema.sql").read_text("utf-8")
+            connection.executescript(f"BEGIN IMMEDIATE;\n{script}\nCOMMIT;")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[self._durability]}")
+        connection.execute("SELECT count(*) FROM promises").fetchone()
+
+    # -- hops
+
+    async def _connect(self) -> None:
+        lock = self._lock
+        if lock is None:
+            raise StoreUnavailable(f"{self.path}: the store is closed")
+        try:
+            self._connection = await aiosqlite.connect(
+                self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, factory=_Connection
+            )
+            await self._connection.execute(_locked(lock, self._prepare))
+        except sqlite3.Error as error:
+            raise explain(self.path, error) from error
+
+    async def _hop(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        if self._owner != os.getpid():
+            raise StoreUnavailable(f"{self.path}: opened before a fork; open the store in the child process itself")
+        if self._connection is None:
+            await self._connect()
+        results: list[T] = []
+
+        def keep(connection: sqlite3.Connection) -> None:
+            results.append(work(connection))
+
+        try:
+            if self._connection is None:
+                raise StoreUnavailable(f"{self.path}: the store is closed")
+            await self._connection.execute(keep)
+        except sqlite3.Error as error:
+            if "IOERR" in _name(error):
+                await self._abandon()
+            raise explain(self.path, error) from error
+        return results[0]
+
+    async def _abandon(self) -> None:
+        """After a failed read, write or sync the handle is not to be trusted: the next hop opens a new one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(sqlite3.Error, ValueError):
+                await connection.close()
+
+
+def recognize(path: str) -> None:
+    """Say whether `path` may be opened as a store, by its header alone: nothing is touched. Raises `StoreError`."""
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        raise StoreUnavailable(f"{path}: the folder {folder} does not exist; create it or name another path")
+    if os.path.isdir(path):
+        raise StoreUnavailable(f"{path} is a folder; name a file")
+    try:
+        size = os.path.getsize(path)
+        with open(path, "rb") as file:
+            header = file.read(_HEADER_BYTES)
+        read_only = os.stat(path).st_mode & 0o222 == 0 or not os.access(path, os.W_OK)
+    except FileNotFoundError:
+        if not os.access(folder, os.W_OK):
+            raise StoreUnavailable(f"{path}: the folder {folder} cannot be written") from None
+        return
+    except OSError as error:
+        raise StoreUnavailable(f"{path}: {error}") from error
+    if header:
+        _recognize_header(path, size, header)
+    if read_only:
+        raise StoreUnavailable(f"{path} is read-only; make it writable or name another path")
+
+
+def _recognize_header(path: str, size: int, header: bytes) -> None:
+    if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):
+        raise StoreCorrupt(f"{path} is not a dasync store: it is no SQLite file, or its header is damaged")
+    (page_size,) = struct.unpack_from(">H", header, 16)
+    pages, version, mark = (struct.unpack_from(">I", header, at)[0] for at in (28, 60, 68))
+    if mark != APPLICATION_ID:
+        raise StoreCorrupt(f"{path} is not a dasync store: the SQLite file belongs to another program")
+    if version > SCHEMA_VERSION:
+        raise StoreVersion(
+            f"{path} has schema version {version}, this dasync knows {SCHEMA_VERSION}: install a newer dasync"
+        )
+    if size < pages * (65_536 if page_size == 1 else page_size) and not os.path.exists(f"{path}-wal"):
+        raise StoreCorrupt(f"{path} is cut short: {size} bytes of {pages} pages; restore it from a backup")
+
+
+def _name(error: sqlite3.Error) -> str:
+    return getattr(error, "sqlite_errorname", None) or ""
+
+
+def explain(path: str, error: sqlite3.Error) -> StoreError:
+    """What an SQLite error means for a caller."""
+    name = _name(error)
+    if isinstance(error, sqlite3.ProgrammingError | sqlite3.InterfaceError):
+        return StoreError(f"{path}: {error}")
+    if any(word in name for word in _PASSING):
+        hint = {"FULL": "the disk is full: free some space", "READONLY": "the file cannot be written"}
+        why = next((text for word, text in hint.items() if word in name), str(error))
+        return StoreUnavailable(f"{path}: {why} ({name})")
+    return StoreCorrupt(f"{path} is damaged ({error}); restore it from a backup")
+
+
+def _locked(lock: FileLock, work: Callable[[sqlite3.Connection], None]) -> Callable[[sqlite3.Connection], None]:
+    def run(connection: sqlite3.Connection) -> None:
+        with lock:
+            work(connection)
+
+    return run
