@@ -101,6 +101,10 @@ class Store(Protocol):
 class Transport(Protocol):
     """How processes wake each other, and how one's death is seen."""
 
+    @property
+    def host(self) -> str:
+        """The machine that this process is on."""
+
     async def open(self, process: str, on_ring: Callable[[], None]) -> str:
         """Come alive as `process`; gives the address of its doorbell. `on_ring` is called for each ring."""
 
@@ -109,6 +113,9 @@ class Transport(Protocol):
 
     def dead(self, processes: Sequence[ProcessRecord]) -> list[str]:
         """Ids of those among `processes` that certainly live no more."""
+
+    def bury(self, process: str) -> None:
+        """Clear away what a dead process left behind."""
 
     async def close(self) -> None:
         """Take the doorbell away; idempotent."""

@@ -1,9 +1,13 @@
-"""The real clock and the real entropy: the one room that may ask the system for time and randomness."""
+"""The real clock and the real entropy: the one room that may ask the system for time and randomness.
+
+Everything else is handed a `Clock` and an `Entropy` (ports.py); a test of the house holds that.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import random
 import time
 
 
@@ -25,3 +29,8 @@ class SystemEntropy:
 
     def bytes(self, count: int) -> bytes:
         return os.urandom(count)
+
+
+def stream(seed: bytes) -> random.Random:
+    """The random stream that starts at `seed`: the same one for the same seed, always."""
+    return random.Random(seed)

@@ -365,8 +365,7 @@ STATE: dict[str, Callable[[Snapshot], Iterable[object]]] = {
     "consistent_settled_promise_has_fulfilled_task": lambda s: [
         task.id
         for task in s.tasks.values()
-        if (twin := s.promises.get(task.id))
-        and (twin.state is _PENDING) is (task.state is TaskState.FULFILLED)
+        if (twin := s.promises.get(task.id)) and (twin.state is _PENDING) is (task.state is TaskState.FULFILLED)
     ],
     "consistent_callback_awaits_pending_promise": lambda s: [
         callback
@@ -392,9 +391,7 @@ STATE: dict[str, Callable[[Snapshot], Iterable[object]]] = {
         task.id for task in s.tasks.values() if task.process is not None and task.process not in s.processes
     ],
     "consistent_creator_has_task": lambda s: [
-        promise.id
-        for promise in s.promises.values()
-        if promise.creator is not None and promise.creator not in s.tasks
+        promise.id for promise in s.promises.values() if promise.creator is not None and promise.creator not in s.tasks
     ],
 }
 

@@ -148,9 +148,8 @@ def _settlement(before: PromiseRecord, after: PromiseRecord, view: View) -> tupl
         moves += resumed
         messages += sent
     for listener in view.listeners(before.id):
-        if not listener.fired:
-            moves.append(Move(listener, listener._replace(fired=True)))
-            messages.append(p.Settled(listener.process, before.id))
+        moves.append(Move(listener, listener._replace(fired=True)))
+        messages.append(p.Settled(listener.process, before.id))
     return moves, messages
 
 
@@ -168,10 +167,9 @@ def _touch(now: int, view: View, id: str) -> Transition:
 
 def _create(now: int, command: p.PromiseCreate, view: View, *, creator: str | None, latest: int | None) -> Transition:
     """A new promise, by `creator` where a fence covers it, and then never outliving `latest`."""
-    waits = command.awaiter is not None or command.listener is not None
     if view.promise(command.id) is not None:
         found = _touch(now, view, command.id)
-        if not waits:
+        if not _waits(command):
             return found
         # Promise and waiter come into being together or not at all: nothing of the command is stored.
         reason = f"promise {command.id!r} exists, so it was not created with a waiter; register the waiter by itself"
@@ -205,6 +203,10 @@ def _born(now: int, command: p.PromiseCreate, creator: str | None, latest: int |
     if _is_due(record, now):
         return as_of(record._replace(created_at=deadline or 0), now)  # born settled, at its deadline
     return record if command.state is State.PENDING else _settled(record, command.state, now, command.value)
+
+
+def _waits(command: p.PromiseCreate) -> bool:
+    return command.awaiter is not None or command.listener is not None
 
 
 def _cannot_wait(now: int, command: p.PromiseCreate, view: View) -> Reply | None:
@@ -346,7 +348,7 @@ def _task_create(now: int, command: p.TaskCreate, view: View) -> Transition:
     process, id = view.process(command.process), command.action.id
     if process is None or not _alive(now, process):
         return Transition(_lease_lost(command.process))
-    if view.promise(id) is None:
+    if view.promise(id) is None or _waits(command.action):
         born = _create(now, command.action, view, creator=None, latest=None)
         task = next((move.after for move in born.moves if isinstance(move.after, TaskRecord)), None)
         if task is None or task.state is not TaskState.PENDING:
@@ -416,8 +418,8 @@ def _suspend(now: int, command: p.TaskSuspend, view: View) -> Transition:
         record.state is not State.PENDING or _is_due(record, now) for record in awaited if record is not None
     )
     if again:
-        seen = (Move(task, task._replace(resumed=False)),) if task.resumed else ()
-        return Transition(Reply(Status.RUN_AGAIN, task=task), seen)
+        seen = task._replace(resumed=False)
+        return Transition(Reply(Status.RUN_AGAIN, task=seen), (Move(task, seen),) if task.resumed else ())
     callbacks = [CallbackRecord(id, task.id) for id in dict.fromkeys(command.awaited)]
     moves = tuple(Move(None, callback) for callback in callbacks if callback not in view.callbacks(callback.awaited))
     suspended = _task(task, TaskState.SUSPENDED)

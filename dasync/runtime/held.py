@@ -1,0 +1,155 @@
+"""A task that this process holds: the claim under which its executions write, and their history.
+
+`Held` is what the executions of one task share: the fence, what a replay knows, the random seed, and the signal that
+ends them when the claim is gone. It says what must be written; the journal writes it, the store decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from hashlib import sha256
+from typing import Protocol
+
+from dasync.core.model import PromiseRecord, State
+from dasync.core.protocol import Acquired, Claim, Command, PromiseGet, Reply, TaskHalt
+from dasync.errors import LeaseLost, NonDeterminismError
+from dasync.ports import Clock, Entropy
+from dasync.runtime.function import Host as Invoker
+from dasync.runtime.journal import Journal
+from dasync.runtime.promise import Promise, Tracker
+
+
+class Host(Tracker, Invoker, Protocol):
+    """What executions need from the event loop around them."""
+
+    clock: Clock
+    entropy: Entropy
+    journal: Journal
+    max_payload: int
+
+    @property
+    def process(self) -> str:
+        """Id of this incarnation of the process."""
+
+    def track(self, promise: Promise[object]) -> None:
+        """From now on it is among the loop's promises."""
+
+    def return_(self, promise: Promise[object], state: State, raw: bytes | None, value: object = ...) -> None:
+        """It is settled, durably: resume who awaits it."""
+
+    def refuse(self, promise: Promise[object], error: Exception) -> None:
+        """It cannot be had: tell who awaits it. Nothing is settled."""
+
+    def listen(self, promise: Promise[object]) -> None:
+        """Ask the store to tell this process when it settles."""
+
+    def call_at(self, at_ms: int, due: Deadline) -> None:
+        """Write `due` when that time has come on the loop's clock."""
+
+    def is_awaited(self, promise: Promise[object]) -> bool:
+        """Whether anybody in this process waits for it now."""
+
+    def let_go(self, held: Held) -> None:
+        """This process holds the task no longer."""
+
+
+class Running(Protocol):
+    """An execution, as its task's other executions see it."""
+
+    def abandon(self) -> None:
+        """Stop running; settle nothing."""
+
+    def tasks(self) -> list[asyncio.Task[object]]:
+        """The asyncio tasks that it consists of, its body's first."""
+
+
+class Held:
+    """One acquired task, from the acquire to its end here."""
+
+    __slots__ = (
+        "barrier", "blocked", "claim", "diverged", "history", "host", "id", "promise", "running", "seed",
+        "signal",
+    )  # fmt: skip
+
+    def __init__(self, host: Host, acquired: Acquired, promise: Promise[object]) -> None:
+        task = acquired.task
+        self.host = host
+        self.id = task.id
+        self.claim = Claim(task.id, task.version, host.process)
+        self.promise = promise
+        self.seed = task.seed
+        self.history: dict[str, PromiseRecord] = {record.id: record for record in acquired.preload}
+        """What is recorded of earlier runs and has not been reached again."""
+        self.running: dict[str, Running] = {}
+        self.blocked = 0
+        """How many promises that are settled elsewhere its executions wait for now."""
+        self.barrier: asyncio.Future[None] | None = None
+        """Not done while a decision is not durable: no body may start, or an effect could outlive what led to it."""
+        self.signal: BaseException | None = None
+        """Set once the task is gone: every further durable operation raises it."""
+        self.diverged: NonDeterminismError | None = None
+
+    def check(self) -> None:
+        """Raise what has ended this task, if anything has."""
+        if self.signal is not None:
+            raise self.signal
+        if self.diverged is not None:
+            raise self.diverged
+
+    def diverge(self, error: NonDeterminismError) -> None:
+        """A replay came to something else than was recorded: nothing is settled, and nobody tries again by himself."""
+        if self.diverged is None:
+            self.diverged = error
+            asyncio.get_running_loop().call_soon(self._halt, error)
+
+    def _halt(self, error: NonDeterminismError) -> None:
+        if self.signal is None:
+            self.host.journal.ask(TaskHalt(self.id), keep=True)
+            self.host.refuse(self.promise, error)
+            self.drop(LeaseLost(f"{self.id} has diverged"))
+
+    def settled(self) -> None:
+        """The task's own promise is settled: by its execution, or over its head."""
+        self.drop(LeaseLost(f"promise {self.id!r} is settled"))
+
+    def random_seed(self, name: str) -> bytes:
+        """Where the random stream of that name starts."""
+        return sha256(self.seed + name.encode()).digest()
+
+    def lost(self, reason: str) -> None:
+        """A write was refused: another process may be running this task by now."""
+        self.drop(LeaseLost(f"{self.id}: {reason}"))
+
+    def drop(self, signal: BaseException) -> None:
+        """End every execution of the task here; nothing is settled by it any more."""
+        if self.signal is None:
+            self.signal = signal
+            for execution in list(self.running.values()):
+                execution.abandon()
+            self.host.let_go(self)
+
+
+class Deadline:
+    """An entry: look at a promise whose deadline has come; the store gives the verdict."""
+
+    __slots__ = ("_host", "_promise")
+
+    def __init__(self, host: Host, promise: Promise[object]) -> None:
+        self._host = host
+        self._promise = promise
+
+    @property
+    def needed(self) -> bool:
+        """Whether the promise is still waited for."""
+        return not self._promise.done()
+
+    def command(self) -> Command:
+        return PromiseGet(self._promise.id)
+
+    def replied(self, reply: Reply) -> None:
+        record = reply.promise
+        if record is not None and record.state is not State.PENDING:
+            self._host.return_(self._promise, record.state, record.value)
+
+    def failed(self, error: BaseException, *, final: bool) -> bool:
+        return final

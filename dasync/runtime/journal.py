@@ -1,0 +1,193 @@
+"""The journal: commands wait here for the next batch, and learn here how they ended.
+
+One batch is under way at a time; what comes meanwhile forms the next one, so a hundred concurrent executions cost
+one commit. Order is kept. A command that nobody waits for is written behind: with the next batch, or after a short
+while. When the store is unavailable, commands that can be dropped fail and the others wait until it is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from dasync.core.protocol import Command, Reply
+from dasync.errors import InvariantViolated, StoreError, StoreUnavailable
+from dasync.ports import Clock, Store
+
+MAX_BATCH = 1_000  # commands in one transaction: bounds how long others wait for the store
+WRITE_BEHIND_S = 0.05  # how long a record that nobody waits for may stay unwritten
+RETRY_FIRST_S, RETRY_CAP_S = 0.05, 1.0  # between attempts while the store is unavailable
+_log = logging.getLogger("dasync.journal")
+
+
+class Entry(Protocol):
+    """Something to write, and what becomes of it."""
+
+    def command(self) -> Command:
+        """What to say; asked once, when the batch is put together."""
+
+    def replied(self, reply: Reply) -> None:
+        """It is durable, or was refused."""
+
+    def failed(self, error: BaseException, *, final: bool) -> bool:
+        """The store did not take it. True: forget it; False: try again. After a final one there is no trying again."""
+
+
+class Question:
+    """An entry whose reply somebody awaits."""
+
+    __slots__ = ("_command", "_keep", "reply")
+
+    def __init__(self, command: Command, reply: asyncio.Future[Reply], *, keep: bool) -> None:
+        self._command = command
+        self._keep = keep
+        self.reply = reply
+
+    def command(self) -> Command:
+        return self._command
+
+    def replied(self, reply: Reply) -> None:
+        if not self.reply.done():
+            self.reply.set_result(reply)
+
+    def failed(self, error: BaseException, *, final: bool) -> bool:
+        if self._keep and not final:
+            return False
+        if not self.reply.done():
+            self.reply.set_exception(error)
+            self.reply.exception()  # an asker that was canceled meanwhile will not look
+        return True
+
+
+class Journal:
+    """The one way of this process to its store."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        *,
+        ring: Callable[[tuple[str, ...]], None],
+        unavailable: Callable[[StoreUnavailable], None],
+        broken: Callable[[BaseException], None],
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._ring = ring
+        self._unavailable = unavailable
+        self._broken = broken
+        self._queue: deque[Entry] = deque()
+        self._wake: asyncio.Future[None] | None = None
+        self._behind: asyncio.TimerHandle | None = None
+        self._urgent = False
+        self._error: BaseException | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._closing = False
+        self._quiet = asyncio.Event()  # nothing is being written
+        self.batches = 0
+        self.commands = 0
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._task = asyncio.create_task(self._run(), name="dasync-journal")
+
+    async def close(self) -> None:
+        """Write what is queued, once, then stop."""
+        self._closing = True
+        if self._task is not None:
+            while self._queue and self._error is None:
+                self.urge()
+                await self._quiet.wait()
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._task = None
+        self._fail_all(self._error or StoreUnavailable("the EventLoop is closed"))
+
+    def write(self, entry: Entry) -> None:
+        """Queue `entry` and write it without delay."""
+        self._queue.append(entry)
+        self.urge()
+
+    def write_behind(self, entry: Entry) -> None:
+        """Queue `entry`; it goes with the next batch, or after a short while."""
+        self._queue.append(entry)
+        if self._error is not None:
+            self.urge()
+        elif self._behind is None and not self._urgent:
+            self._behind = asyncio.get_running_loop().call_later(WRITE_BEHIND_S, self.urge)
+
+    def ask(self, command: Command, *, keep: bool = False) -> asyncio.Future[Reply]:
+        """Write `command`; the future gives its reply or a `StoreError`. With `keep` it outlasts an outage."""
+        question = Question(command, asyncio.get_running_loop().create_future(), keep=keep)
+        self.write(question)
+        return question.reply
+
+    def urge(self) -> None:
+        """Write what is queued without delay."""
+        if self._error is not None:
+            self._fail_all(self._error)
+            return
+        self._urgent = True
+        if self._behind is not None:
+            self._behind.cancel()
+            self._behind = None
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    # -- the writer
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                if not self._queue or not self._urgent:
+                    self._wake = loop.create_future()
+                    self._quiet.set()
+                    await self._wake
+                    self._quiet.clear()
+                self._wake = None
+                self._urgent = False
+                while self._queue:
+                    batch = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_BATCH))]
+                    await self._commit(batch)
+        except (StoreError, InvariantViolated) as error:
+            # Nothing more is written: the store is damaged, or we are.
+            self._error = error
+            self._quiet.set()
+            self._fail_all(error)
+            self._broken(error)
+
+    async def _commit(self, batch: list[Entry]) -> None:
+        commands = [entry.command() for entry in batch]
+        pause = RETRY_FIRST_S
+        while batch:
+            try:
+                committed = await self._store.transact(commands)
+            except StoreUnavailable as error:
+                _log.warning("%s; %d commands wait", error, len(batch))
+                self._unavailable(error)
+                pairs = zip(batch, commands, strict=True)
+                waiting = [(e, c) for e, c in pairs if not e.failed(error, final=self._closing)]
+                batch, commands = [e for e, _ in waiting], [c for _, c in waiting]
+                if batch:
+                    await self._clock.sleep(pause)
+                    pause = min(2 * pause, RETRY_CAP_S)
+                continue
+            except (StoreError, InvariantViolated) as error:
+                for entry in batch:
+                    entry.failed(error, final=True)
+                raise
+            self.batches += 1
+            self.commands += len(commands)
+            if committed.doorbells:
+                self._ring(committed.doorbells)
+            for entry, reply in zip(batch, committed.replies, strict=True):
+                entry.replied(reply)
+            return
+
+    def _fail_all(self, error: BaseException) -> None:
+        while self._queue:
+            self._queue.popleft().failed(error, final=True)

@@ -1,0 +1,247 @@
+"""The awaitable that a caller holds, and `all`.
+
+A `Promise` is a handle: what it stands for is a row in the store. It is settled by the event loop, when the
+settlement is durable; it settles nothing by itself and knows no store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Generator
+from typing import Generic, NoReturn, Protocol, TypeVar, cast
+
+from dasync.core import codec
+from dasync.core.model import State
+from dasync.errors import PromiseCanceled, PromiseTimedOut
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+UNREAD = object()  # a value that is not decoded yet
+
+
+class Tracker(Protocol):
+    """Who tracks promises and awaiters: the event loop."""
+
+    def await_(self, promise: Promise[object]) -> asyncio.Future[None]:
+        """Somebody waits: the future is done when the promise is settled."""
+
+    def leave(self, promise: Promise[object], waiter: asyncio.Future[None]) -> None:
+        """Somebody waits no longer."""
+
+    def urge(self) -> None:
+        """Write what is queued without delay."""
+
+    def read_error(self, data: bytes) -> BaseException:
+        """The error that stored bytes describe."""
+
+
+class Watcher(Protocol):
+    """What a promise stands for in this process: an invocation made here, a task held here."""
+
+    def settled(self) -> None:
+        """The promise is settled, by whomever."""
+
+
+class Promise(Coroutine[object, object, T_co], Generic[T_co]):
+    """A durable promise: `await` it for its value or its error.
+
+    It can be awaited any number of times, from several places. It is a coroutine object as far as asyncio and
+    anyio are concerned, so `asyncio.create_task(f(x))`, `asyncio.gather(f(x), ...)`, `tg.create_task(f(x))` and
+    `tg.start_soon(f, x)` take it. Canceling an await never cancels the promise.
+
+    Example:
+        >>> import dasync
+        >>> @dasync.function
+        ... async def double(x: int) -> int:
+        ...     return 2 * x
+        >>> async def main() -> int:
+        ...     promise = double(21)
+        ...     await promise.created()
+        ...     assert promise.state is dasync.State.PENDING or promise.done()
+        ...     return await promise
+        >>> dasync.run(main)
+        42
+    """
+
+    __slots__ = (
+        "__weakref__", "_annotation", "_births", "_drivers", "_raw", "_refusal", "_state", "_stored", "_tracker",
+        "_value", "heard", "id", "watcher",
+    )  # fmt: skip
+
+    def __init__(self, id: str, tracker: Tracker, annotation: object, *, stored: bool = False) -> None:
+        self.id = id
+        """Its address: any process can await it, `dasync show` prints it."""
+        self.heard = False
+        """Whether anyone has asked for its outcome: a failure that nobody hears rejects the parent."""
+        self.watcher: Watcher | None = None
+        """Who acts on its settlement before its awaiters do."""
+        self._tracker = tracker
+        self._annotation = annotation
+        self._state = State.PENDING
+        self._raw: bytes | None = None
+        self._value: object = UNREAD
+        self._stored = stored
+        self._refusal: Exception | None = None
+        self._births: list[asyncio.Future[None]] | None = None
+        self._drivers: dict[asyncio.Task[object] | None, Generator[object, object, T_co]] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Promise {self.id!r} {self._state.value}>"
+
+    @property
+    def state(self) -> State:
+        """`State.PENDING` until the settlement is durable and known here."""
+        return self._state
+
+    def done(self) -> bool:
+        """Whether it is settled."""
+        return self._state is not State.PENDING
+
+    def result(self) -> T_co:
+        """The value; raises the error of a failed one, `asyncio.InvalidStateError` while it is pending."""
+        self.heard = True
+        if self._state is State.RESOLVED:
+            if self._value is UNREAD:
+                self._value = None if self._raw is None else codec.decode(self._raw, self._annotation)
+            return cast(T_co, self._value)
+        return self._raise()
+
+    def exception(self) -> BaseException | None:
+        """The error of a failed one, None for a resolved one; raises `InvalidStateError` while it is pending."""
+        self.heard = True
+        if self._state is State.RESOLVED:
+            return None
+        try:
+            self._raise()
+        except asyncio.InvalidStateError:
+            raise
+        except BaseException as error:
+            return error
+
+    async def created(self) -> None:
+        """Return once the pending record is durable. Raises `PromiseConflict` for an id in other use."""
+        if not self._stored and self._refusal is None:
+            birth = asyncio.get_running_loop().create_future()
+            self._births = [*(self._births or ()), birth]
+            self._tracker.urge()
+            await birth
+        if self._refusal is not None:
+            raise self._refusal
+
+    def _raise(self) -> NoReturn:
+        if self._refusal is not None:
+            raise self._refusal
+        if self._state is State.PENDING:
+            raise asyncio.InvalidStateError(f"promise {self.id!r} is pending: await it")
+        if self._state is State.TIMEDOUT:
+            raise PromiseTimedOut(f"promise {self.id!r} reached its deadline before it was settled")
+        if self._state is State.CANCELED:
+            raise PromiseCanceled(f"promise {self.id!r} was canceled")
+        # Decoded anew for each who asks: one exception object raised in several places mixes their tracebacks up.
+        raise self._tracker.read_error(self._raw or b"")
+
+    # -- what the event loop does to it
+
+    def mark_stored(self) -> None:
+        """Its pending record is durable."""
+        self._stored = True
+        births, self._births = self._births, None
+        for birth in births or ():
+            if not birth.done():
+                birth.set_result(None)
+
+    def settle(self, state: State, raw: bytes | None, value: object = UNREAD) -> None:
+        """It is settled, durably; `value` saves decoding `raw` where it is known."""
+        self._state, self._raw, self._value = state, raw, value
+        if not self._stored:
+            self.mark_stored()
+        watcher, self.watcher = self.watcher, None
+        if watcher is not None:
+            watcher.settled()
+
+    def expect(self, annotation: object) -> None:
+        """Its value will be of that type."""
+        self._annotation = annotation
+
+    def refuse(self, error: Exception) -> None:
+        """It cannot stand for what was invoked: whoever asks gets `error`. Nothing is settled."""
+        self._refusal = error
+        self.mark_stored()
+
+    @property
+    def refused(self) -> bool:
+        """Whether asking it gives an error that is not the promise's own."""
+        return self._refusal is not None
+
+    # -- await, and the coroutine protocol that asyncio's tasks drive
+
+    def __await__(self) -> Generator[object, object, T_co]:
+        self.heard = True
+        while self._state is State.PENDING and self._refusal is None:
+            waiter = self._tracker.await_(self)
+            try:
+                yield from waiter
+            finally:
+                self._tracker.leave(self, waiter)
+        return self.result()
+
+    def send(self, value: object) -> object:
+        task = asyncio.current_task()
+        drivers = self._drivers = self._drivers or {}
+        driver = drivers.get(task)
+        if driver is None:
+            driver = drivers[task] = self.__await__()
+        try:
+            return driver.send(value)
+        except BaseException:
+            del drivers[task]
+            raise
+
+    def throw(self, *error: object) -> object:
+        task = asyncio.current_task()
+        driver = (self._drivers or {}).pop(task, None) or self.__await__()
+        result = driver.throw(*error)  # type: ignore[call-overload]  # both of throw's signatures, passed on
+        (self._drivers or {})[task] = driver
+        return result
+
+    def close(self) -> None:
+        """End the await of a task that gave up before its end; the promise goes on."""
+        drivers, self._drivers = self._drivers, None
+        for driver in (drivers or {}).values():
+            driver.close()
+
+
+async def all(*promises: Promise[T]) -> list[T]:
+    """Wait for every promise and give their values in the order of the arguments.
+
+    The first failure, in the order in which they settle, is raised at once; the others go on.
+
+    Example:
+        >>> import dasync
+        >>> @dasync.function
+        ... async def square(x: int) -> int:
+        ...     return x * x
+        >>> async def main() -> list[int]:
+        ...     return await dasync.all(*[square(i) for i in range(4)])
+        >>> dasync.run(main)
+        [0, 1, 4, 9]
+    """
+    waiting: dict[asyncio.Future[None], Promise[T]] = {}
+    for promise in promises:
+        promise.heard = True
+        if not promise.done() and not promise.refused:
+            waiting[promise._tracker.await_(promise)] = promise
+        elif promise.refused or promise.state is not State.RESOLVED:
+            promise.result()
+    try:
+        while waiting:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for waiter in [waiter for waiter in waiting if waiter.done()]:
+                promise = waiting.pop(waiter)
+                promise._tracker.leave(promise, waiter)
+                waiter.result()
+                promise.result()
+    finally:
+        for waiter, promise in waiting.items():
+            promise._tracker.leave(promise, waiter)
+    return [promise.result() for promise in promises]

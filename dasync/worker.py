@@ -1,0 +1,338 @@
+"""A process at work: join, acquire, run, fulfill or hand back; heartbeats, other processes' deaths, graceful drain.
+
+The life of a task here is one pipeline: `_acquire` claims it, `begin` (the event loop's) runs it, its execution
+fulfills it, or `hand_back` suspends or releases it. Everything is said through the journal; doorbells are hints and
+polling makes up for lost ones. This file knows nothing of functions and arguments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+from collections.abc import Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+from dasync.core.model import ProcessRecord, PromiseRecord
+from dasync.core.protocol import (
+    MAX_ACQUIRE,
+    Acquired,
+    Claim,
+    ProcessHeartbeat,
+    ProcessJoin,
+    ProcessLeave,
+    Receive,
+    Reply,
+    Status,
+    TaskAcquire,
+    TaskRelease,
+    TaskSuspend,
+    Tick,
+)
+from dasync.errors import StoreError, StoreUnavailable, Suspended
+from dasync.ports import Clock, Entropy, Store, Transport
+from dasync.runtime.held import Deadline, Held
+from dasync.runtime.journal import Journal
+
+BEATS_PER_LEASE = 3  # a heartbeat may fail twice before the lease is gone
+CLEAN_UP_S = 5.0  # how long code that is being suspended may clean up
+_log = logging.getLogger("dasync.worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a process works."""
+
+    group: str
+    name: str
+    lease_ms: int
+    concurrency: int
+    poll_s: float
+    python: str
+
+
+class Employer(Protocol):
+    """What a worker needs from the event loop."""
+
+    def functions(self) -> tuple[tuple[str, int], ...]:
+        """Names and versions of the functions that can run here."""
+
+    def run(self, acquired: Acquired) -> None:
+        """Run a task that was just acquired."""
+
+    def news(self, record: PromiseRecord) -> None:
+        """A promise is settled that this process may wait for."""
+
+    def awaited_by(self, held: Held) -> list[str]:
+        """What a task waits for that is settled elsewhere; nothing, if it has anything else to do."""
+
+    def rejoined(self) -> None:
+        """This process is a new incarnation: nobody tells it anything that it does not ask for again."""
+
+
+class Worker:
+    """This process, as the store and other processes see it."""
+
+    def __init__(
+        self,
+        employer: Employer,
+        terms: Terms,
+        *,
+        store: Store,
+        transport: Transport,
+        clock: Clock,
+        entropy: Entropy,
+        journal: Journal,
+    ) -> None:
+        self.process = ""
+        self.held: dict[str, Held] = {}
+        self._employer = employer
+        self._terms = terms
+        self._store = store
+        self._transport = transport
+        self._clock = clock
+        self._entropy = entropy
+        self._journal = journal
+        self._rung = asyncio.Event()
+        self._polled = False
+        self._more = True  # there may be tasks to acquire
+        self._stopping = False
+        self._services: list[asyncio.Task[None]] = []
+        self._others: list[ProcessRecord] = []
+        self._next_due: int | None = None
+        self._acknowledged: list[str] = []
+        self._unknown: set[tuple[str, int]] = set()
+        self._told: set[tuple[str, int]] = set()
+        self._deadlines: list[tuple[int, int, Deadline]] = []
+        self._sequence = 0
+        self._due = asyncio.Event()
+
+    # -- life
+
+    async def join(self) -> None:
+        """Come alive: bury the dead, take a lease, begin to serve."""
+        await self._bury(await self._store.processes())
+        await self._take_lease()
+        for service in (self._serve, self._poll, self._beat, self._keep_time):
+            self._services.append(asyncio.create_task(service(), name=f"dasync-{service.__name__.strip('_')}"))
+
+    def stop(self) -> None:
+        """Stop serving."""
+        self._stopping = True
+        for service in self._services:
+            service.cancel()
+
+    async def leave(self) -> None:
+        """Stop serving and say so; tasks that are still held are sent again."""
+        self.stop()
+        if self._services:
+            await asyncio.wait(self._services)
+        with suppress(StoreError):
+            await self._journal.ask(ProcessLeave(self.process))
+
+    async def drain(self, timeout_s: float) -> None:
+        """Acquire nothing more; let what runs finish for `timeout_s`, hand the rest back."""
+        self._stopping = True
+        ends = self._clock.monotonic() + timeout_s
+        while self.held and self._clock.monotonic() < ends:
+            await self._hand_back([held for held in self.held.values() if held.blocked])
+            if self.held:
+                await self._clock.sleep(min(0.01, timeout_s))
+        await self._hand_back(list(self.held.values()))
+
+    async def _take_lease(self) -> None:
+        await self._transport.close()
+        self.process = f"{self._terms.name}@{self._entropy.bytes(4).hex()}"
+        address = await self._transport.open(self.process, self.wake)
+        join = ProcessJoin(
+            self.process, self._terms.name, self._terms.group, self._transport.host, address, self._terms.lease_ms
+        )
+        reply = await self._journal.ask(join)
+        if reply.status is not Status.CREATED:
+            raise StoreUnavailable(f"process {self.process!r} could not join: {reply.reason}")
+
+    # -- services, each a loop of its own
+
+    async def _serve(self) -> None:
+        await self._round()
+        while True:
+            await self._rung.wait()
+            self._rung.clear()
+            polled, self._polled = self._polled, False
+            with _outages():
+                if not polled or await self._store.changed():
+                    await self._round()
+                    await self._look_around()
+                elif self._more:
+                    await self._acquire()
+                if polled:
+                    await self._bury(self._others)
+                    await self._tick()
+
+    async def _poll(self) -> None:
+        while True:
+            await self._clock.sleep(self._terms.poll_s)
+            self._polled = True
+            self._rung.set()
+
+    async def _beat(self) -> None:
+        while True:
+            await self._clock.sleep(self._terms.lease_ms / 1000 / BEATS_PER_LEASE)
+            with _outages():
+                reply = await self._journal.ask(ProcessHeartbeat(self.process), keep=True)
+                if reply.status is Status.OK:
+                    self._reconcile(reply)
+                    self._next_due = await self._store.next_due()
+                else:
+                    await self._start_over(reply.reason)
+
+    async def _keep_time(self) -> None:
+        while True:
+            self._due.clear()
+            while self._deadlines and not self._deadlines[0][2].needed:
+                heapq.heappop(self._deadlines)
+            if not self._deadlines:
+                await self._due.wait()
+                continue
+            wait_ms = self._deadlines[0][0] - self._clock.now_ms()
+            if wait_ms > 0:
+                await self._until_due(wait_ms / 1000)
+                continue
+            _, _, deadline = heapq.heappop(self._deadlines)
+            self._journal.write(deadline)
+
+    async def _until_due(self, wait_s: float) -> None:
+        """Sleep, but not past an earlier deadline that comes meanwhile; and look at the clock now and then."""
+        pause = asyncio.create_task(_sleep(self._clock, min(wait_s, self._terms.lease_ms / 1000)))
+        earlier = asyncio.create_task(self._due.wait())
+        try:
+            await asyncio.wait((pause, earlier), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            pause.cancel()
+            earlier.cancel()
+
+    # -- what the services do
+
+    def wake(self) -> None:
+        """Somebody rang: there may be tasks, or news."""
+        self._more = True
+        self._rung.set()
+
+    def call_at(self, at_ms: int, deadline: Deadline) -> None:
+        """Write `deadline` when its time has come."""
+        self._sequence += 1
+        heapq.heappush(self._deadlines, (at_ms, self._sequence, deadline))
+        if self._deadlines[0][2] is deadline:
+            self._due.set()
+
+    @property
+    def room(self) -> int:
+        """How many more tasks may run here. One whose executions only wait takes no room."""
+        busy = sum(not held.blocked for held in self.held.values())
+        return 0 if self._stopping else max(0, self._terms.concurrency - busy)
+
+    def freed(self) -> None:
+        """A task takes no more room."""
+        if self._more:
+            self._rung.set()
+
+    async def _round(self) -> None:
+        """Take what is new: news first, then tasks."""
+        receive = self._journal.ask(Receive(self.process, tuple(self._acknowledged)), keep=True)
+        await self._acquire()
+        reply = await receive
+        self._acknowledged = [record.id for record in reply.settled]
+        for record in reply.settled:
+            self._employer.news(record)
+
+    async def _acquire(self) -> None:
+        functions = self._employer.functions()
+        while functions and (limit := min(self.room, MAX_ACQUIRE)):
+            terms = self._terms
+            targets = (terms.group, f"{terms.group}/{terms.name}")
+            acquire = TaskAcquire(self.process, targets, functions, limit, terms.python)
+            reply = await self._journal.ask(acquire, keep=True)
+            for acquired in reply.acquired:
+                self._employer.run(acquired)
+            if len(reply.acquired) < limit:
+                self._more = False
+                return
+
+    async def _look_around(self) -> None:
+        """Others have written: who is there, what comes due, what nobody here can run."""
+        self._others = await self._store.processes()
+        self._next_due = await self._store.next_due()
+        functions = self._employer.functions()
+        for name, version in await self._store.missing((self._terms.group,), functions):
+            if (name, version) not in self._told:
+                self._told.add((name, version))
+                _log.warning(
+                    "a task needs function %r version %d, which is not registered in process %s: it is left to other"
+                    " workers of group %r; import the module that defines it",
+                    name, version, self.process, self._terms.group,
+                )  # fmt: skip
+
+    async def _bury(self, processes: list[ProcessRecord]) -> None:
+        for dead in self._transport.dead([process for process in processes if process.id != self.process]):
+            _log.warning("process %s is dead; its tasks are taken over", dead)
+            await self._journal.ask(ProcessLeave(dead))
+            self._transport.bury(dead)
+            self._others = [process for process in self._others if process.id != dead]
+            self.wake()
+
+    async def _tick(self) -> None:
+        while self._next_due is not None and self._next_due <= self._clock.now_ms():
+            reply = await self._journal.ask(Tick())
+            for record in reply.settled:
+                self._employer.news(record)
+            self._next_due = await self._store.next_due()
+            self.wake()
+
+    def _reconcile(self, reply: Reply) -> None:
+        """Release what the store counts as held and nobody here knows: the answer to its acquire was lost."""
+        held = {(id, version) for id, version in (reply.held or {}).items()}
+        unknown = held - {(id, mine.claim.version) for id, mine in self.held.items()}
+        for id, version in unknown & self._unknown:  # twice in a row: not just on its way here
+            self._journal.ask(TaskRelease(Claim(id, version, self.process)), keep=True)
+        self._unknown = unknown
+
+    async def _start_over(self, reason: str) -> None:
+        """The lease is gone: drop everything, come back as another incarnation."""
+        _log.warning("process %s has lost its lease (%s): it drops %d tasks", self.process, reason, len(self.held))
+        for held in list(self.held.values()):
+            held.lost(reason)
+        await self._take_lease()
+        self._acknowledged = []
+        self._employer.rejoined()
+        self.wake()
+
+    # -- handing back
+
+    async def _hand_back(self, tasks: list[Held]) -> None:
+        """Suspend what only waits, release the rest; another worker takes it from there."""
+        ending: list[asyncio.Task[object]] = []
+        for held in tasks:
+            awaited = tuple(dict.fromkeys(self._employer.awaited_by(held)))
+            ending += [task for execution in held.running.values() for task in execution.tasks()]
+            held.drop(Suspended(f"{held.id} is handed back"))
+            reply = None
+            if awaited:
+                reply = await self._journal.ask(TaskSuspend(held.claim, awaited))
+            if reply is None or reply.status is not Status.OK:
+                await self._journal.ask(TaskRelease(held.claim))
+        if ending:
+            await asyncio.wait(ending, timeout=CLEAN_UP_S)
+
+
+class _outages(suppress):  # noqa: N801  # a context manager, named as one is used
+    """A service outlives an outage of the store: the journal has said so already."""
+
+    def __init__(self) -> None:
+        super().__init__(StoreUnavailable)
+
+
+def _sleep(clock: Clock, seconds: float) -> Coroutine[object, object, None]:
+    return clock.sleep(seconds)
+
