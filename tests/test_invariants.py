@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from collections.abc import Callable
 
 import pytest
 from clocks import T0
@@ -12,7 +12,7 @@ from worlds import LEASE, World, acquire, claim, create, fulfill, join, resolve
 
 from dasync.core import invariants
 from dasync.core import protocol as p
-from dasync.core.invariants import Snapshot, hold, inspect
+from dasync.core.invariants import hold, inspect
 from dasync.core.model import (
     CallbackRecord,
     ListenerRecord,
@@ -26,6 +26,7 @@ from dasync.core.model import (
 from dasync.core.protocol import Reply, Status
 from dasync.core.transition import Move, Transition
 from dasync.errors import InvariantViolated
+from dasync.stores.rows import Changes
 
 PENDING = PromiseRecord("t", "f", 1, b"", "g", None, False, T0 + 500, "", T0, State.PENDING, None, None)
 RESOLVED = PENDING._replace(state=State.RESOLVED, settled_at=T0, value=b"v")
@@ -35,6 +36,7 @@ HELD = WAITING._replace(state=TaskState.ACQUIRED, version=1, process="me")
 SUSPENDED = WAITING._replace(state=TaskState.SUSPENDED, version=1)
 FULFILLED = WAITING._replace(state=TaskState.FULFILLED)
 PROCESS = ProcessRecord("me", "me-name", "g", "host", "", LEASE, T0 + LEASE)
+OTHER = PENDING._replace(id="other", target=None)
 CALLBACK = CallbackRecord("x", "t")
 LISTENER = ListenerRecord("t", "me", False)
 
@@ -63,10 +65,10 @@ RECORDS: dict[str, Record] = {
 MOVES: dict[str, tuple[Record | None, Record | None]] = {
     "preserved_promise_birth_fields": (PENDING, RESOLVED._replace(param=b"other")),
     "preserved_settled_promise": (RESOLVED, RESOLVED._replace(value=b"other")),
-    "monotone_promise_settles_when_it_moves": (RESOLVED, PENDING),
+    "monotone_promise_settles_when_it_moves": (PENDING, PENDING),
     "preserved_task_birth_fields": (WAITING, HELD._replace(seed=b"other")),
     "preserved_task_python_once_known": (WAITING._replace(python="3.11"), HELD._replace(python="3.12")),
-    "preserved_fulfilled_task": (FULFILLED, FULFILLED._replace(python="3.12")),
+    "preserved_fulfilled_task": (FULFILLED, FULFILLED),
     "monotone_task_state_edge_admissible": (SUSPENDED, HELD._replace(version=2)),
     "monotone_task_version_raised_by_acquire_and_by_nothing_else": (WAITING, HELD._replace(version=2)),
     "preserved_task_holder_while_acquired": (HELD, HELD._replace(process="other")),
@@ -77,7 +79,7 @@ MOVES: dict[str, tuple[Record | None, Record | None]] = {
     "preserved_callback": (CALLBACK, CALLBACK),
     "well_formed_listener_is_born_unfired": (None, LISTENER._replace(fired=True)),
     "monotone_promises_and_tasks_stay": (RESOLVED, None),
-    "consistent_move_starts_from_the_stored_record": (None, PENDING._replace(id="stored")),
+    "consistent_move_starts_from_the_stored_record": (None, OTHER),
 }
 
 RECORD_RULES = {**invariants.PROMISE, **invariants.TASK, **invariants.CALLBACK, **invariants.PROCESS}
@@ -93,24 +95,226 @@ INLINE = {  # what `hold` says by itself
     "monotone_promises_and_tasks_stay",
     "consistent_move_starts_from_the_stored_record",
 }
-SHADOWED = {  # an earlier property breaks wherever these do
-    "preserved_task_acquisition_only_from_pending": "monotone_task_state_edge_admissible",
-    "monotone_promise_settles_when_it_moves": "preserved_settled_promise",
-}
+NEVER_FIRST = {"preserved_task_acquisition_only_from_pending"}  # the table of edges says so before it
 
 
 def stored(*records: Record) -> World:
-    """A world that holds just these rows, legal or not."""
+    """A world of just these rows, legal or not."""
     world = World()
-    tables = {PromiseRecord: 0, TaskRecord: 2, CallbackRecord: 4, ListenerRecord: 6, ProcessRecord: 8}
-    changes: list[list[Record]] = [[] for _ in range(10)]
-    for record in records:
-        changes[tables[type(record)]].append(record)
-    world.rows.write(invariants_changes(changes))
+    kinds = (PromiseRecord, TaskRecord, CallbackRecord, ListenerRecord, ProcessRecord)
+    kept = [[record for record in records if type(record) is kind] for kind in kinds]
+    world.rows.write(Changes(*(part for born in kept for part in (born, []))))  # type: ignore[arg-type]
     return world
 
 
-def invariants_changes(changes: list[list[Record]]):  # type: ignore[no-untyped-def]
-    from dasync.stores.rows import Changes
+def broken_by(cause: p.Command | p.Due, world: World, moves: list[tuple[Record | None, Record | None]]) -> str:
+    """The property that `hold` names."""
+    transition = Transition(Reply(Status.OK), tuple(Move(*move) for move in moves))
+    with pytest.raises(InvariantViolated) as caught:
+        hold(world.now, cause, world.rows, transition)
+    return str(caught.value).split()[0]
 
-    return Changes(*changes)  # type: ignore[arg-type]
+
+@pytest.mark.parametrize("name", RECORD_RULES)
+def test_a_record_breaks_it(name: str) -> None:
+    """`hold` names the property before the record is written, `inspect` finds it in a state."""
+    assert not RECORD_RULES[name](RECORDS[name])
+    assert broken_by(p.PromiseGet("t"), World(), [(None, RECORDS[name])]) == name
+    assert any(found.startswith(name) for found in inspect(stored(RECORDS[name]).snapshot()))
+
+
+@pytest.mark.parametrize("name", MOVE_RULES)
+def test_a_move_breaks_it(name: str) -> None:
+    """Both records are well formed; only what lies between them is wrong."""
+    before, after = MOVES[name]
+    assert not MOVE_RULES[name](before, after)
+    assert all(holds(after) for rule, holds in RECORD_RULES.items() if _kind(after) in rule)
+    assert before is not None
+    assert (broken_by(p.PromiseGet("t"), stored(before), [(before, after)]) == name) is (name not in NEVER_FIRST)
+
+
+@pytest.mark.parametrize("name", sorted(INLINE))
+def test_a_move_breaks_what_hold_says_by_itself(name: str) -> None:
+    """No callback is replaced, no listener is born fired, no promise is removed, no move starts from elsewhere."""
+    assert broken_by(p.PromiseGet("t"), stored(OTHER), [MOVES[name]]) == name
+
+
+def _kind(record: Record | None) -> str:
+    return f"_{type(record).__name__.removesuffix('Record').lower()}_"
+
+
+# -- who was allowed -----------------------------------------------------------------------------------------
+
+LIVE = (PENDING, HELD, PROCESS)
+X = OTHER._replace(id="x", timeout_at=None)
+X_RESOLVED = X._replace(state=State.RESOLVED, settled_at=T0, value=b"v")
+CHILD = X._replace(id="t:0", creator="t", timeout_at=T0 + 500)
+AGAIN = WAITING._replace(version=1)
+GET = p.PromiseGet("x")
+
+Case = tuple[int, p.Command | p.Due, tuple[Record, ...], list[tuple[Record | None, Record | None]]]
+
+ALLOWED: dict[str, list[Case]] = {  # time since T0, cause, rows, moves
+    "authority_claim_holds": [
+        (0, p.TaskRelease(claim(version=2)), LIVE, [(HELD, AGAIN)]),
+        (0, p.TaskRelease(claim(process="other")), LIVE, [(HELD, AGAIN)]),
+        (LEASE, p.TaskRelease(claim()), LIVE, [(HELD, AGAIN)]),
+        (0, p.TaskRelease(claim()), (PENDING, HELD), [(HELD, AGAIN)]),
+        (0, p.TaskFence(claim(), create("t:0")), (PENDING, SUSPENDED, PROCESS), [(None, CHILD)]),
+        (0, p.TaskFence(claim(), create("t:0")), (PROCESS,), [(None, CHILD)]),
+    ],
+    "authority_settlement_was_asked_or_due": [
+        (0, GET, (X,), [(X, X_RESOLVED)]),
+        (0, resolve("y"), (X,), [(X, X_RESOLVED)]),
+        (0, resolve("x", b"other"), (X,), [(X, X_RESOLVED)]),
+        (0, p.PromiseSettle("x", State.REJECTED, b"v"), (X,), [(X, X_RESOLVED)]),
+        (0, create("x", state=State.REJECTED, value=b"v"), (), [(None, X_RESOLVED)]),
+        (0, fulfill(claim()), (*LIVE, X), [(X, X_RESOLVED)]),
+        (499, p.PromiseDue("t"), (PENDING,), [(PENDING, TIMEDOUT)]),
+        (500, resolve("t"), (PENDING,), [(PENDING, RESOLVED)]),
+    ],
+    "authority_created_under_a_fence": [
+        (0, create("t:0"), LIVE, [(None, CHILD)]),
+        (0, p.TaskFence(claim(), create("t:0")), LIVE, [(None, CHILD._replace(creator=None))]),
+        (0, p.TaskFence(claim(), create("t:0")), LIVE, [(None, CHILD._replace(timeout_at=None))]),
+        (0, p.TaskFence(claim(), create("t:0")), LIVE, [(None, CHILD._replace(timeout_at=T0 + 501))]),
+    ],
+    "authority_acquired_by_the_asker": [
+        (0, GET, (PENDING, WAITING, PROCESS), [(WAITING, HELD)]),
+        (0, acquire("other"), (PENDING, WAITING, PROCESS), [(WAITING, HELD)]),
+        (0, acquire(), (PENDING, WAITING), [(WAITING, HELD)]),
+        (LEASE, acquire(), (PENDING, WAITING, PROCESS), [(WAITING, HELD)]),
+        (0, acquire(), (RESOLVED, WAITING, PROCESS), [(WAITING, HELD)]),
+        (0, acquire(), (PENDING, WAITING, PROCESS._replace(group="h")), [(WAITING, HELD)]),
+    ],
+    "authority_released_by_its_holder": [
+        (0, p.ProcessLeave("other"), LIVE, [(HELD, AGAIN)]),
+        (LEASE, p.LeaseDue("other"), LIVE, [(HELD, AGAIN)]),
+        (0, p.TaskHalt("u"), LIVE, [(HELD, HELD._replace(state=TaskState.HALTED, process=None))]),
+        (0, p.TaskContinue("t"), LIVE, [(HELD, AGAIN)]),
+        (0, p.TaskRelease(claim()), (*LIVE, HELD._replace(id="u")), [(HELD._replace(id="u"), AGAIN._replace(id="u"))]),
+    ],
+    "authority_lease_ended_in_time": [
+        (LEASE - 1, p.LeaseDue("me"), (PROCESS,), [(PROCESS, None)]),
+        (LEASE, p.ProcessLeave("other"), (PROCESS,), [(PROCESS, None)]),
+        (0, p.ProcessHeartbeat("other"), (PROCESS,), [(PROCESS, PROCESS._replace(expires_at=T0 + 2 * LEASE))]),
+        (LEASE, p.ProcessHeartbeat("me"), (PROCESS,), [(PROCESS, PROCESS._replace(expires_at=T0 + 2 * LEASE))]),
+    ],
+    "authority_settlement_is_whole": [
+        (0, resolve("x"), (X, CALLBACK), [(X, X_RESOLVED)]),
+        (0, resolve("x"), (X, ListenerRecord("x", "me", False)), [(X, X_RESOLVED)]),
+        (0, resolve("t"), (PENDING, WAITING), [(PENDING, RESOLVED)]),
+        (0, GET, (X, CALLBACK), [(CALLBACK, None)]),
+        (0, GET, (X, LISTENER), [(LISTENER, LISTENER._replace(fired=True))]),
+    ],
+}
+CASES = [(name, number) for name, cases in ALLOWED.items() for number in range(len(cases))]
+
+
+@pytest.mark.parametrize(("name", "number"), CASES)
+def test_somebody_who_was_not_allowed_breaks_it(name: str, number: int) -> None:
+    """Every record and every move is legal by itself; only the cause shows what is wrong."""
+    since, cause, records, moves = ALLOWED[name][number]
+    world = stored(*records)
+    world.now = T0 + since
+    assert broken_by(cause, world, moves) == name
+
+
+# -- a whole state -------------------------------------------------------------------------------------------
+
+STATES: dict[str, tuple[Record, ...]] = {
+    "consistent_task_iff_targeted_promise": (PENDING,),
+    "consistent_task_is_its_promise_twin": (PENDING, WAITING._replace(target="h")),
+    "consistent_settled_promise_has_fulfilled_task": (RESOLVED, WAITING),
+    "consistent_callback_awaits_pending_promise": (X_RESOLVED, PENDING, WAITING, CALLBACK),
+    "consistent_callback_awaiter_has_task": (X, CALLBACK),
+    "consistent_suspended_task_awaits_something": (PENDING, SUSPENDED),
+    "consistent_listener_fired_iff_settled": (X, ListenerRecord("x", "me", True), PROCESS),
+    "consistent_listener_process_is_alive": (PENDING, WAITING, LISTENER),
+    "consistent_task_holder_is_alive": (PENDING, HELD),
+    "consistent_creator_has_task": (CHILD,),
+}
+
+
+@pytest.mark.parametrize("name", invariants.STATE)
+def test_a_state_breaks_it(name: str) -> None:
+    """And nothing else is wrong with that state."""
+    assert [found.split(":")[0] for found in inspect(stored(*STATES[name]).snapshot())] == [name]
+
+
+def test_each_property_has_what_breaks_it() -> None:
+    """The tables of this file name what invariants.py names."""
+    assert RECORDS.keys() == RECORD_RULES.keys()
+    assert MOVES.keys() == MOVE_RULES.keys() | INLINE
+    assert ALLOWED.keys() == invariants.AUTHORITY.keys()
+    assert STATES.keys() == invariants.STATE.keys()
+    families = {"well", "preserved", "monotone", "consistent", "authority"}
+    names = RECORDS.keys() | MOVES.keys() | ALLOWED.keys() | STATES.keys()
+    assert {name.split("_")[0] for name in names} == families
+    with open(invariants.__file__, encoding="utf-8") as source:
+        inline = {line.split('"')[1] for line in source if '_broken("' in line}
+    assert inline == INLINE
+
+
+def test_a_legal_move_is_let_through() -> None:
+    """The same moves by who is allowed: nothing is raised."""
+    legal: list[Case] = [
+        (0, p.TaskRelease(claim()), LIVE, [(HELD, AGAIN)]),
+        (0, resolve("x"), (X, CALLBACK), [(X, X_RESOLVED), (CALLBACK, None)]),
+        (0, p.TaskFence(claim(), create("t:0")), LIVE, [(None, CHILD)]),
+        (0, acquire(), (PENDING, WAITING, PROCESS), [(WAITING, HELD)]),
+        (LEASE, p.LeaseDue("me"), (PROCESS,), [(PROCESS, None)]),
+        (500, p.PromiseDue("t"), (PENDING, WAITING), [(PENDING, TIMEDOUT), (WAITING, FULFILLED)]),
+    ]
+    for since, cause, records, moves in legal:
+        hold(T0 + since, cause, stored(*records).rows, Transition(Reply(Status.OK), tuple(Move(*m) for m in moves)))
+
+
+def test_hold_works_without_asserts() -> None:
+    """Under `python -O` too."""
+    program = (
+        "from test_invariants import *\n"
+        "assert False, 'not evaluated'\n"
+        "try:\n"
+        "    hold(T0, GET, World().rows, Transition(Reply(Status.OK), (Move(None, RECORDS[sorted(RECORDS)[0]]),)))\n"
+        "except InvariantViolated as violated:\n"
+        "    print(str(violated).split()[0] == sorted(RECORDS)[0])\n"
+    )
+    path = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    run = [sys.executable, "-O", "-c", program]
+    done = subprocess.run(run, env=path, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+# -- plausible and false -------------------------------------------------------------------------------------
+
+
+def test_settled_at_may_lie_before_the_last_reading_of_the_clock() -> None:
+    """Clocks step back."""
+    world = World(create("x"))
+    world.now += 100
+    world.do(p.PromiseGet("x"))
+    world.now -= 50
+    settled = world.do(resolve("x")).promise
+    assert settled is not None
+    assert settled.settled_at == T0 + 50
+
+
+def test_a_fulfilled_task_may_never_have_been_acquired() -> None:
+    """Its promise was settled from outside first."""
+    world = World(create("t", "g"), resolve("t"))
+    assert (world.task("t").state, world.task("t").version) == (TaskState.FULFILLED, 0)
+
+
+def test_a_suspended_task_may_have_a_settled_awaited_promise() -> None:
+    """It was registered on several, one of which resumed it long ago."""
+    world = World(join(), create("t", "g"), create("x"), create("y"), acquire(), p.TaskSuspend(claim(), ("x", "y")))
+    world.do(resolve("x"), acquire(), p.TaskSuspend(claim(version=2), ("y",)))
+    assert world.task("t").state is TaskState.SUSPENDED
+    assert world.promise("x").state is State.RESOLVED
+
+
+def test_a_task_may_be_held_from_outside_its_targets_group() -> None:
+    """Who creates a task may run it at once, wherever it would have been sent."""
+    world = World(join(), p.TaskCreate("me", create("t", "elsewhere")))
+    assert (world.task("t").target, world.task("t").process) == ("elsewhere", "me")

@@ -589,6 +589,13 @@ def test_an_acquire_takes_the_oldest_that_it_can_run() -> None:
     assert [acquired.task.id for acquired in world.do(acquire()).acquired] == ["0"]
 
 
+def test_a_task_that_exists_is_taken_in_its_target_only() -> None:
+    """By a task.create too; a new one may be run at once by whoever makes it."""
+    world = World(join(), create("t", "h"))
+    assert world.do(p.TaskCreate("me", create("t", "h"))).status is Status.CONFLICT
+    assert world.do(p.TaskCreate("me", create("u", "h"))).status is Status.CREATED
+
+
 def test_what_settled_while_it_ran_is_not_lost_at_the_suspend() -> None:
     """A callback consumed since the acquire makes the next suspend run again, once, whatever that one awaits."""
     world = World(join(), create("t", "g"), create("x"), create("y"), acquire(), p.RegisterCallback("x", "t"))

@@ -110,6 +110,8 @@ class CallShape:
                 named = {name: self._of(name).lower(arg) for name, arg in kwargs.items()}
             data = dumps({"args": lowered, "kwargs": named} if kwargs else lowered)
             if limit is None or len(data) <= limit:
+                if self._plain and PRIMITIVES.issuperset(map(type, (*args, *kwargs.values()))):
+                    return data, args, kwargs
                 return data, *self.decode(data)
         except Exception as error:
             for path, arg, annotation in self._arguments(args, kwargs):

@@ -61,6 +61,7 @@ class SqliteStore(RowStore):
         self._connection: aiosqlite.Connection | None = None
         self._lock: FileLock | None = None
         self._owner = 0
+        self._checkpoint_at = CHECKPOINT_BYTES
         self._data_version = -1
 
     async def open(self) -> None:
@@ -124,9 +125,14 @@ class SqliteStore(RowStore):
         return result
 
     def _checkpoint(self, connection: sqlite3.Connection) -> None:
+        """Move the WAL into the file and cut it to nothing, when it is long and nobody is reading from it."""
         try:
-            if os.stat(f"{self.path}-wal").st_size > CHECKPOINT_BYTES:
-                connection.execute("PRAGMA wal_checkpoint(RESTART)")
+            size = os.stat(f"{self.path}-wal").st_size
+            if size > self._checkpoint_at:
+                connection.execute("PRAGMA busy_timeout = 0")  # a reader may keep the WAL, not the writers' queue
+                busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+                connection.execute(f"PRAGMA busy_timeout = {round(BUSY_TIMEOUT_S * 1000)}")
+                self._checkpoint_at = (size if busy else 0) + CHECKPOINT_BYTES
         except (OSError, sqlite3.Error) as error:  # the commit before it stands; a later one tries again
             _log.warning("%s: checkpoint failed: %s", self.path, error)
 
