@@ -164,13 +164,10 @@ class EventLoop:
 
     def await_(self, promise: Promise[object]) -> asyncio.Future[None]:
         """Await: the caller is suspended on the future that this gives, until the promise returns."""
-        future: asyncio.Future[None] = self._check_open().create_future()
-        waiter = self._awaiters.add(promise, future)
-        if waiter.elsewhere:
-            self._worker.freed()
-        elif waiter.held is None and self._error is not None:
-            future.set_exception(self._error)
-        return future
+        waiter = self._awaiters.add(promise, self._check_open())
+        if self._error is not None and waiter.held is None:
+            waiter.set_exception(self._error)
+        return waiter
 
     def return_(
         self, promise: Promise[object], state: State, raw: bytes | None, value: object = UNREAD
@@ -350,7 +347,7 @@ class EventLoop:
         promise = self._tracked.get(promise.id, promise)
         made = function.lookup(acquired.promise.function, acquired.promise.version)
         held = Held(self, acquired, promise)
-        self._worker.held[held.id] = held
+        self._worker.hold(held)
         promise.watcher = held
         args, kwargs = made.shape.decode(acquired.promise.param)
         Execution(held, held.id, made, None).start(args, kwargs)
@@ -362,10 +359,11 @@ class EventLoop:
     def holds(self, id: str) -> bool:
         return id in self._worker.held
 
+    def waiting(self, held: Held, waits: bool) -> None:
+        self._worker.waiting(held, waits)
+
     def let_go(self, held: Held) -> None:
-        if self._worker.held.get(held.id) is held:
-            del self._worker.held[held.id]
-            self._worker.freed()
+        self._worker.let_go(held)
         if not held.promise.done() and not held.promise.refused and self._error is None:
             self.listen(held.promise)  # another process may settle it now
 
@@ -441,10 +439,10 @@ class EventLoop:
 
     def snapshot(self) -> Snapshot:
         """What this EventLoop is doing now, frozen: for pages and metrics."""
-        held = self._worker.held.values()
+        held = self._worker.held
         return Snapshot(
             self.process, self.group, len(self._tracked), len(self._awaiters), len(held),
-            sum(one.blocked > 0 for one in held), self.journal.batches, self.journal.commands,
+            sum(one.blocked > 0 for one in held.values()), self.journal.batches, self.journal.commands,
         )  # fmt: skip
 
     async def drain(self, timeout: float = 30.0) -> None:

@@ -88,6 +88,7 @@ class Worker:
     ) -> None:
         self.process = ""
         self.held: dict[str, Held] = {}
+        self._waiting: set[str] = set()
         self._employer = employer
         self._terms = terms
         self._store = store
@@ -230,11 +231,29 @@ class Worker:
     @property
     def room(self) -> int:
         """How many more tasks may run here. One whose executions only wait takes no room."""
-        busy = sum(not held.blocked for held in self.held.values())
+        busy = len(self.held) - len(self._waiting)
         return 0 if self._stopping else max(0, self._terms.concurrency - busy)
 
-    def freed(self) -> None:
-        """A task takes no more room."""
+    def hold(self, held: Held) -> None:
+        """A task runs here from now on."""
+        self.held[held.id] = held
+
+    def let_go(self, held: Held) -> None:
+        """It does no more."""
+        if self.held.get(held.id) is held:
+            del self.held[held.id]
+            self._waiting.discard(held.id)
+            self._freed()
+
+    def waiting(self, held: Held, waits: bool) -> None:
+        """A task only waits for what is settled elsewhere, or does so no longer."""
+        if not waits:
+            self._waiting.discard(held.id)
+        elif self.held.get(held.id) is held:
+            self._waiting.add(held.id)
+            self._freed()
+
+    def _freed(self) -> None:
         if self._more:
             self._rung.set()
 

@@ -7,80 +7,85 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple, cast
+from typing import cast
 
-from dasync.runtime import branch
+from dasync.runtime.branch import BranchTask
 from dasync.runtime.execution import Execution
 from dasync.runtime.held import Held
 from dasync.runtime.promise import Promise
 
 
-class Waiter(NamedTuple):
-    """Somebody who waits for a promise."""
+class Waiter(asyncio.Future[None]):
+    """Somebody who waits for a promise: the future that resumes him, and who he is."""
 
+    __slots__ = ("elsewhere", "held", "name", "task")
     name: str
     """An execution's id, or the name of an asyncio task outside executions."""
     task: asyncio.Task[object] | None
     held: Held | None
+    """The task that the waiting execution belongs to; None outside executions."""
     elsewhere: bool
     """An execution waits for what is settled elsewhere: meanwhile its task takes no room."""
 
 
 class Awaiters:
-    """Promise ids to waiters, each with the future that resumes it."""
+    """Promise ids to waiters."""
 
     def __init__(self) -> None:
-        self._of: dict[str, dict[asyncio.Future[None], Waiter]] = {}
+        self._of: dict[str, list[Waiter]] = {}
         self.view = AwaitersView(self._of)
 
-    def add(self, promise: Promise[object], future: asyncio.Future[None]) -> Waiter:
+    def add(self, promise: Promise[object], loop: asyncio.AbstractEventLoop) -> Waiter:
         """Whoever runs now waits for `promise`."""
-        at, task = branch.current(), asyncio.current_task()
-        if at is None:
-            waiter = Waiter(task.get_name() if task is not None else "callback", task, None, False)
+        waiter, task = Waiter(loop=loop), asyncio.current_task()
+        waiter.task = task
+        if type(task) is BranchTask:
+            execution = cast(Execution, task.branch.owner)
+            waiter.name, waiter.held = execution.id, execution.held
+            waiter.elsewhere = promise.id not in execution.held.running
+            if waiter.elsewhere:
+                execution.held.block()
         else:
-            execution = cast(Execution, at.owner)
-            held = execution.held
-            waiter = Waiter(execution.id, task, held, promise.id not in held.running)
-            held.blocked += waiter.elsewhere
-        self._of.setdefault(promise.id, {})[future] = waiter
+            waiter.name = task.get_name() if task is not None else "callback"
+            waiter.held, waiter.elsewhere = None, False
+        waiting = self._of.get(promise.id)
+        if waiting is None:
+            self._of[promise.id] = [waiter]
+        else:
+            waiting.append(waiter)
         return waiter
 
-    def remove(self, id: str, future: asyncio.Future[None]) -> None:
+    def remove(self, id: str, waiter: asyncio.Future[None]) -> None:
         """One of them waits no longer."""
         waiting = self._of.get(id)
-        if waiting is not None and (waiter := waiting.pop(future, None)) is not None:
+        if waiting is not None and isinstance(waiter, Waiter) and waiter in waiting:
+            waiting.remove(waiter)
             _unblock(waiter)
             if not waiting:
                 del self._of[id]
 
-    def pop(self, id: str) -> list[asyncio.Future[None]]:
+    def pop(self, id: str) -> list[Waiter]:
         """All of them wait no longer."""
-        waiting = self._of.pop(id, {})
-        for waiter in waiting.values():
+        waiting = self._of.pop(id, [])
+        for waiter in waiting:
             _unblock(waiter)
-        return list(waiting)
+        return waiting
 
-    def outside(self) -> list[asyncio.Future[None]]:
-        """The futures of those who are not executions."""
-        return [future for waiting in self._of.values() for future, waiter in waiting.items() if waiter.held is None]
+    def outside(self) -> list[Waiter]:
+        """Those who are not executions."""
+        return [waiter for waiting in self._of.values() for waiter in waiting if waiter.held is None]
 
     def awaited_by(self, held: Held) -> list[str]:
         """What a task waits for that is settled elsewhere; nothing, if any of its asyncio tasks does something else."""
-        waits = {
-            (waiter.task, id, waiter.elsewhere)
-            for id, waiting in self._of.items()
-            for waiter in waiting.values()
-            if waiter.held is held
-        }
-        waiting_tasks = {task for task, _, _ in waits}
+        waits = [(id, waiter) for id, waiting in self._of.items() for waiter in waiting if waiter.held is held]
+        waiting_tasks = {waiter.task for _, waiter in waits}
         for execution in held.running.values():
             running = execution.tasks()
             body, others = running[0] if running else None, running[1:]
             # A body that awaits no promise waits for the tasks that it has made, if it has made any.
             if any(task not in waiting_tasks for task in others) or not (body in waiting_tasks or others):
                 return []
-        return sorted({id for _, id, elsewhere in waits if elsewhere})
+        return sorted({id for id, waiter in waits if waiter.elsewhere})
 
     def __contains__(self, id: str) -> bool:
         return id in self._of
@@ -92,11 +97,11 @@ class Awaiters:
 class AwaitersView(Mapping[str, tuple[str, ...]]):
     """Promise ids to the names of who waits; read-only."""
 
-    def __init__(self, of: Mapping[str, Mapping[asyncio.Future[None], Waiter]]) -> None:
+    def __init__(self, of: Mapping[str, list[Waiter]]) -> None:
         self._of = of
 
     def __getitem__(self, id: str) -> tuple[str, ...]:
-        return tuple(waiter.name for waiter in self._of[id].values())
+        return tuple(waiter.name for waiter in self._of[id])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._of)
@@ -109,5 +114,5 @@ class AwaitersView(Mapping[str, tuple[str, ...]]):
 
 
 def _unblock(waiter: Waiter) -> None:
-    if waiter.held is not None:
-        waiter.held.blocked -= waiter.elsewhere
+    if waiter.held is not None and waiter.elsewhere:
+        waiter.held.unblock()

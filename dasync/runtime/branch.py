@@ -11,12 +11,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, ContextVar
-from typing import Protocol, TypeVar
+from typing import Protocol, TypedDict, TypeVar, Unpack
 
 from dasync.core import ids
 
 T = TypeVar("T")
 _AnyCoroutine = Coroutine[object, object, T] | Generator[object, None, T]
+
+
+class TaskOptions(TypedDict, total=False):
+    """What asyncio gives a task factory along."""
+
+    name: str | None
+    context: Context | None
+    eager_start: bool
 
 
 class Owner(Protocol):
@@ -61,20 +69,20 @@ class Branch:
 
 
 class BranchTask(asyncio.Task[T]):
-    """An asyncio task that knows its branch, from its first step on (an eager task runs before it is returned)."""
+    """An asyncio task that knows its branch. Made by `task`."""
 
-    def __init__(
-        self,
-        coro: _AnyCoroutine[T],
-        *,
-        branch: Branch,
-        loop: asyncio.AbstractEventLoop,
-        name: str | None = None,
-        context: Context | None = None,
-        **options: bool,
-    ) -> None:
-        self.branch = branch
-        super().__init__(coro, loop=loop, name=name, context=context, **options)  # type: ignore[arg-type]  # 3.12+: eager_start
+    __slots__ = ("branch",)
+    branch: Branch
+
+
+def task(
+    coro: _AnyCoroutine[T], branch: Branch, loop: asyncio.AbstractEventLoop, **options: Unpack[TaskOptions]
+) -> BranchTask[T]:
+    """A task of that branch, scheduled on `loop`."""
+    made: BranchTask[T] = BranchTask.__new__(BranchTask)
+    made.branch = branch  # before __init__: an eager task takes its first step in there
+    made.__init__(coro, loop=loop, **options)  # type: ignore[misc]
+    return made
 
 
 # Set in the context of every execution, and so in that of each callback which it schedules.
@@ -83,8 +91,8 @@ inside: ContextVar[bool] = ContextVar("dasync_inside", default=False)
 
 def current() -> Branch | None:
     """The branch of the running task; None outside executions. Raises RuntimeError where no loop runs."""
-    task = asyncio.current_task()
-    return task.branch if type(task) is BranchTask else None
+    running = asyncio.current_task()
+    return running.branch if type(running) is BranchTask else None
 
 
 _TaskFactory = Callable[..., "asyncio.Future[object]"]
@@ -119,9 +127,9 @@ def _chained(before: object) -> _TaskFactory:
         parent = asyncio.current_task(loop)
         if type(parent) is BranchTask:
             branch = parent.branch.next_branch()
-            task = BranchTask(coro, branch=branch, loop=loop, **options)  # type: ignore[arg-type]  # asyncio's own options
-            branch.owner.adopt(task)
-            return task
+            made = task(coro, branch, loop, **options)  # type: ignore[arg-type]  # asyncio's own options
+            branch.owner.adopt(made)
+            return made
         if callable(before):
             return before(loop, coro, **options)  # type: ignore[no-any-return]  # the host's factory
         return asyncio.Task(coro, loop=loop, **options)  # type: ignore[arg-type]

@@ -198,12 +198,8 @@ class Execution:
     def start(self, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         """Begin to run, with the next turn of the asyncio loop."""
         self.held.running[self.id] = self
-        self._task = BranchTask(
-            self._run(args, kwargs),
-            branch=Branch(self, ids.places(self.id)),
-            loop=asyncio.get_running_loop(),
-            name=self.id,
-        )
+        here = Branch(self, ids.places(self.id))
+        self._task = branch.task(self._run(args, kwargs), here, asyncio.get_running_loop(), name=self.id)
 
     # -- invocations made inside
 
@@ -371,7 +367,8 @@ class Execution:
     async def _run(self, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         held = self.held
         self._started = True
-        branch.inside.set(True)
+        if not branch.inside.get():  # a child's context is a copy of its parent's
+            branch.inside.set(True)
         value: object = None
         try:
             if held.barrier is not None and not held.barrier.done():

@@ -49,6 +49,9 @@ class Host(Tracker, Invoker, Protocol):
     def is_awaited(self, promise: Promise[object]) -> bool:
         """Whether anybody in this process waits for it now."""
 
+    def waiting(self, held: Held, waits: bool) -> None:
+        """Its executions begin, or cease, to wait for something that is settled elsewhere."""
+
     def let_go(self, held: Held) -> None:
         """This process holds the task no longer."""
 
@@ -88,6 +91,18 @@ class Held:
         self.signal: BaseException | None = None
         """Set once the task is gone: every further durable operation raises it."""
         self.diverged: NonDeterminismError | None = None
+
+    def block(self) -> None:
+        """One more of its executions waits for what is settled elsewhere."""
+        self.blocked += 1
+        if self.blocked == 1:
+            self.host.waiting(self, True)
+
+    def unblock(self) -> None:
+        """One of them waits no longer."""
+        self.blocked -= 1
+        if self.blocked == 0:
+            self.host.waiting(self, False)
 
     def check(self) -> None:
         """Raise what has ended this task, if anything has."""
