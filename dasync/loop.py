@@ -322,9 +322,11 @@ class EventLoop:
 
     # -- what the worker asks for
 
-    @property
-    def has_room(self) -> bool:
-        return self._worker.room > 0
+    def reserve(self) -> bool:
+        return self._worker.reserve()
+
+    def unreserve(self) -> None:
+        self._worker.unreserve()
 
     def functions(self) -> tuple[tuple[str, int], ...]:
         if self._functions is not None:

@@ -89,6 +89,7 @@ class Worker:
         self.process = ""
         self.held: dict[str, Held] = {}
         self._waiting: set[str] = set()
+        self._reserved = 0
         self._employer = employer
         self._terms = terms
         self._store = store
@@ -163,11 +164,11 @@ class Worker:
             self._rung.clear()
             polled, self._polled = self._polled, False
             with _outages():
-                if not polled or await self._store.changed():
+                changed = polled and await self._store.changed()
+                if changed or not polled or self._more:
                     await self._round()
+                if changed:
                     await self._look_around()
-                elif self._more:
-                    await self._acquire()
                 if polled:
                     await self._bury(self._others)
                     await self._tick()
@@ -231,8 +232,19 @@ class Worker:
     @property
     def room(self) -> int:
         """How many more tasks may run here. One whose executions only wait takes no room."""
-        busy = len(self.held) - len(self._waiting)
+        busy = len(self.held) - len(self._waiting) + self._reserved
         return 0 if self._stopping else max(0, self._terms.concurrency - busy)
+
+    def reserve(self) -> bool:
+        """Keep room for a task that is about to be acquired, if there is any; `unreserve` ends that."""
+        if not self.room:
+            return False
+        self._reserved += 1
+        return True
+
+    def unreserve(self) -> None:
+        """The task is here, or will not come."""
+        self._reserved -= 1
 
     def hold(self, held: Held) -> None:
         """A task runs here from now on."""
@@ -268,6 +280,7 @@ class Worker:
 
     async def _acquire(self) -> None:
         functions = self._employer.functions()
+        self._more = bool(functions)
         while functions and (limit := min(self.room, MAX_ACQUIRE)):
             terms = self._terms
             targets = (terms.group, f"{terms.group}/{terms.name}")

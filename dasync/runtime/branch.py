@@ -132,6 +132,6 @@ def _chained(before: object) -> _TaskFactory:
             return made
         if callable(before):
             return before(loop, coro, **options)  # type: ignore[no-any-return]  # the host's factory
-        return asyncio.Task(coro, loop=loop, **options)  # type: ignore[arg-type]
+        return asyncio.Task(coro, loop=loop, **options)  # type: ignore[arg-type]  # asyncio's own options
 
     return create

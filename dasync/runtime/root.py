@@ -22,9 +22,11 @@ class Starter(Host, Protocol):
     group: str
     python: str
 
-    @property
-    def has_room(self) -> bool:
-        """Whether another execution may start here now."""
+    def reserve(self) -> bool:
+        """Keep room for one more task here; False: there is none."""
+
+    def unreserve(self) -> None:
+        """The task has come, or will not."""
 
     def holds(self, id: str) -> bool:
         """Whether the task of that id runs here."""
@@ -39,13 +41,14 @@ class Starter(Host, Protocol):
 class Root:
     """The invocation of a root."""
 
-    __slots__ = ("_create", "_host", "_local", "_promise")
+    __slots__ = ("_create", "_host", "_local", "_promise", "_reserved")
 
     def __init__(self, host: Starter, promise: Promise[object], create: PromiseCreate, *, local: bool) -> None:
         self._host = host
         self._promise = promise
         self._create = create
         self._local = local
+        self._reserved = False
 
     def stands_for(self, record: PromiseRecord) -> bool:
         """Whether a record is of this very invocation."""
@@ -56,7 +59,8 @@ class Root:
 
     def command(self) -> Command:
         host = self._host
-        if self._local and host.has_room:
+        self._reserved = self._local and host.reserve()
+        if self._reserved:
             return TaskCreate(host.process, self._create, host.python)
         create = self._create
         if create.timer:
@@ -68,6 +72,8 @@ class Root:
 
     def replied(self, reply: Reply) -> None:
         host, promise, record = self._host, self._promise, reply.promise
+        if self._reserved:
+            host.unreserve()
         mine = reply.acquired[0] if reply.acquired else None
         if record is None:
             host.refuse(promise, StoreUnavailable(f"{promise.id!r} was not created: {reply.reason}; invoke it again"))
@@ -91,6 +97,8 @@ class Root:
             host.listen(promise)
 
     def failed(self, error: BaseException, *, final: bool) -> bool:
+        if self._reserved:
+            self._host.unreserve()
         self._host.refuse(self._promise, error if isinstance(error, Exception) else StoreUnavailable(str(error)))
         return True
 

@@ -33,6 +33,12 @@ def machine_id() -> str:
     return socket.gethostname()
 
 
+def ring(addresses: Sequence[str]) -> None:
+    """Wake whoever is there, from a process that has no doorbell of its own: it writes once and is gone."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as hand:
+        _ring_from(hand, addresses)
+
+
 class LocalTransport:
     """Doorbells beside the store at `path`."""
 
@@ -63,11 +69,7 @@ class LocalTransport:
     def ring(self, addresses: Sequence[str]) -> None:
         if self._socket is None:
             return
-        raw = self._socket.extra(SocketAttribute.raw_socket)
-        for address in addresses:
-            # The mailbox of a stopped process fills up, and a dead one is gone: neither may delay a commit.
-            with suppress(OSError):
-                raw.sendto(b"!", socket.MSG_DONTWAIT, address)
+        _ring_from(self._socket.extra(SocketAttribute.raw_socket), addresses)
 
     def dead(self, processes: Sequence[ProcessRecord]) -> list[str]:
         here = [process.id for process in processes if process.host == self.host]
@@ -120,6 +122,13 @@ class LocalTransport:
         folder = os.path.join(tempfile.gettempdir(), f"dasync-{os.getuid()}")
         os.makedirs(folder, mode=0o700, exist_ok=True)
         return os.path.join(folder, f"{crc32(os.fsencode(path)):08x}.bell")
+
+
+def _ring_from(hand: socket.socket, addresses: Sequence[str]) -> None:
+    for address in addresses:
+        # The mailbox of a stopped process fills up, and a dead one is gone: neither may delay a commit.
+        with suppress(OSError):
+            hand.sendto(b"!", socket.MSG_DONTWAIT, address)
 
 
 def _file_name(process: str) -> str:
