@@ -8,9 +8,7 @@ polling makes up for lost ones. This file knows nothing of functions and argumen
 from __future__ import annotations
 
 import asyncio
-import heapq
 import logging
-from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -33,6 +31,8 @@ from dasync.core.protocol import (
 )
 from dasync.errors import StoreError, StoreUnavailable, Suspended
 from dasync.ports import Clock, Entropy, Store, Transport
+from dasync.runtime.capacity import Capacity
+from dasync.runtime.deadlines import Deadlines
 from dasync.runtime.held import Deadline, Held
 from dasync.runtime.journal import Journal
 
@@ -68,6 +68,9 @@ class Employer(Protocol):
     def awaited_by(self, held: Held) -> list[str]:
         """What a task waits for that is settled elsewhere; nothing, if it has anything else to do."""
 
+    def broken(self, error: BaseException) -> None:
+        """Nothing more can be done: the store is damaged, or we are."""
+
     def rejoined(self) -> None:
         """This process is a new incarnation: nobody tells it anything that it does not ask for again."""
 
@@ -87,9 +90,8 @@ class Worker:
         journal: Journal,
     ) -> None:
         self.process = ""
-        self.held: dict[str, Held] = {}
-        self._waiting: set[str] = set()
-        self._reserved = 0
+        self.capacity = Capacity(terms.concurrency, self._freed)
+        self._deadlines = Deadlines(clock, journal)
         self._employer = employer
         self._terms = terms
         self._store = store
@@ -107,9 +109,6 @@ class Worker:
         self._acknowledged: list[str] = []
         self._unknown: set[tuple[str, int]] = set()
         self._told: set[tuple[str, int]] = set()
-        self._deadlines: list[tuple[int, int, Deadline]] = []
-        self._sequence = 0
-        self._due = asyncio.Event()
 
     # -- life
 
@@ -117,14 +116,21 @@ class Worker:
         """Come alive: bury the dead, take a lease, begin to serve."""
         await self._bury(await self._store.processes())
         await self._take_lease()
-        for service in (self._serve, self._poll, self._beat, self._keep_time):
-            self._services.append(asyncio.create_task(service(), name=f"dasync-{service.__name__.strip('_')}"))
+        for service in (self._serve, self._poll, self._beat, self._deadlines.keep):
+            task = asyncio.create_task(service(), name=f"dasync-{service.__name__.strip('_')}")
+            task.add_done_callback(self._ended)
+            self._services.append(task)
 
     def stop(self) -> None:
         """Stop serving."""
         self._stopping = True
         for service in self._services:
             service.cancel()
+
+    def _ended(self, service: asyncio.Task[None]) -> None:
+        """A service ends when it is stopped; anything else is the end of this process's work."""
+        if not service.cancelled() and (error := service.exception()) is not None:
+            self._employer.broken(error)
 
     async def leave(self) -> None:
         """Stop serving and say so; tasks that are still held are sent again."""
@@ -138,11 +144,11 @@ class Worker:
         """Acquire nothing more; let what runs finish for `timeout_s`, hand the rest back."""
         self._stopping = True
         ends = self._clock.monotonic() + timeout_s
-        while self.held and self._clock.monotonic() < ends:
-            await self._hand_back([held for held in self.held.values() if held.blocked])
-            if self.held:
+        while self.capacity.held and self._clock.monotonic() < ends:
+            await self._hand_back([held for held in self.capacity.held.values() if held.blocked])
+            if self.capacity.held:
                 await self._clock.sleep(min(0.01, timeout_s))
-        await self._hand_back(list(self.held.values()))
+        await self._hand_back(list(self.capacity.held.values()))
 
     async def _take_lease(self) -> None:
         await self._transport.close()
@@ -190,31 +196,6 @@ class Worker:
                 else:
                     await self._start_over(reply.reason)
 
-    async def _keep_time(self) -> None:
-        while True:
-            self._due.clear()
-            while self._deadlines and not self._deadlines[0][2].needed:
-                heapq.heappop(self._deadlines)
-            if not self._deadlines:
-                await self._due.wait()
-                continue
-            wait_ms = self._deadlines[0][0] - self._clock.now_ms()
-            if wait_ms > 0:
-                await self._until_due(wait_ms / 1000)
-                continue
-            _, _, deadline = heapq.heappop(self._deadlines)
-            self._journal.write(deadline)
-
-    async def _until_due(self, wait_s: float) -> None:
-        """Sleep, but not past an earlier deadline that comes meanwhile; and look at the clock now and then."""
-        pause = asyncio.create_task(_sleep(self._clock, min(wait_s, self._terms.lease_ms / 1000)))
-        earlier = asyncio.create_task(self._due.wait())
-        try:
-            await asyncio.wait((pause, earlier), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            pause.cancel()
-            earlier.cancel()
-
     # -- what the services do
 
     def wake(self) -> None:
@@ -222,52 +203,13 @@ class Worker:
         self._more = True
         self._rung.set()
 
-    def call_at(self, at_ms: int, deadline: Deadline) -> None:
-        """Write `deadline` when its time has come."""
-        self._sequence += 1
-        heapq.heappush(self._deadlines, (at_ms, self._sequence, deadline))
-        if self._deadlines[0][2] is deadline:
-            self._due.set()
-
-    @property
-    def room(self) -> int:
-        """How many more tasks may run here. One whose executions only wait takes no room."""
-        busy = len(self.held) - len(self._waiting) + self._reserved
-        return 0 if self._stopping else max(0, self._terms.concurrency - busy)
-
-    def reserve(self) -> bool:
-        """Keep room for a task that is about to be acquired, if there is any; `unreserve` ends that."""
-        if not self.room:
-            return False
-        self._reserved += 1
-        return True
-
-    def unreserve(self) -> None:
-        """The task is here, or will not come."""
-        self._reserved -= 1
-
-    def hold(self, held: Held) -> None:
-        """A task runs here from now on."""
-        self.held[held.id] = held
-
-    def let_go(self, held: Held) -> None:
-        """It does no more."""
-        if self.held.get(held.id) is held:
-            del self.held[held.id]
-            self._waiting.discard(held.id)
-            self._freed()
-
-    def waiting(self, held: Held, waits: bool) -> None:
-        """A task only waits for what is settled elsewhere, or does so no longer."""
-        if not waits:
-            self._waiting.discard(held.id)
-        elif self.held.get(held.id) is held:
-            self._waiting.add(held.id)
-            self._freed()
-
     def _freed(self) -> None:
         if self._more:
             self._rung.set()
+
+    def call_at(self, at_ms: int, deadline: Deadline) -> None:
+        """Write `deadline` when its time has come."""
+        self._deadlines.add(at_ms, deadline)
 
     async def _round(self) -> None:
         """Take what is new: news first, then tasks."""
@@ -281,7 +223,7 @@ class Worker:
     async def _acquire(self) -> None:
         functions = self._employer.functions()
         self._more = bool(functions)
-        while functions and (limit := min(self.room, MAX_ACQUIRE)):
+        while functions and (limit := 0 if self._stopping else min(self.capacity.room, MAX_ACQUIRE)):
             terms = self._terms
             targets = (terms.group, f"{terms.group}/{terms.name}")
             acquire = TaskAcquire(self.process, targets, functions, limit, terms.python)
@@ -325,15 +267,16 @@ class Worker:
     def _reconcile(self, reply: Reply) -> None:
         """Release what the store counts as held and nobody here knows: the answer to its acquire was lost."""
         held = {(id, version) for id, version in (reply.held or {}).items()}
-        unknown = held - {(id, mine.claim.version) for id, mine in self.held.items()}
+        unknown = held - {(id, mine.claim.version) for id, mine in self.capacity.held.items()}
         for id, version in unknown & self._unknown:  # twice in a row: not just on its way here
             self._journal.ask(TaskRelease(Claim(id, version, self.process)), keep=True)
         self._unknown = unknown
 
     async def _start_over(self, reason: str) -> None:
         """The lease is gone: drop everything, come back as another incarnation."""
-        _log.warning("process %s has lost its lease (%s): it drops %d tasks", self.process, reason, len(self.held))
-        for held in list(self.held.values()):
+        tasks = list(self.capacity.held.values())
+        _log.warning("process %s has lost its lease (%s): it drops %d tasks", self.process, reason, len(tasks))
+        for held in tasks:
             held.lost(reason)
         await self._take_lease()
         self._acknowledged = []
@@ -363,8 +306,3 @@ class _outages(suppress):  # noqa: N801  # a context manager, named as one is us
 
     def __init__(self) -> None:
         super().__init__(StoreUnavailable)
-
-
-def _sleep(clock: Clock, seconds: float) -> Coroutine[object, object, None]:
-    return clock.sleep(seconds)
-

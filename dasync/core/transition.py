@@ -32,7 +32,7 @@ class View(Protocol):
         """The processes that wait on a promise, by process."""
 
     def children(self, creator: str) -> Sequence[PromiseRecord]:
-        """The promises created under one task, by id."""
+        """The promises created under one task and named below it, by id."""
 
     def held(self, process: str) -> Sequence[TaskRecord]:
         """The tasks that a process has acquired, by id."""

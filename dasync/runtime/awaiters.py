@@ -7,12 +7,41 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping
-from typing import cast
+from typing import Protocol, cast
 
 from dasync.runtime.branch import BranchTask
-from dasync.runtime.execution import Execution
-from dasync.runtime.held import Held
 from dasync.runtime.promise import Promise
+
+
+class Member(Protocol):
+    """An execution, as one that may wait."""
+
+    id: str
+
+    @property
+    def held(self) -> Holder:
+        """The task that it belongs to."""
+
+
+class Holder(Protocol):
+    """A task that this process holds, as its executions' waiting concerns it."""
+
+    @property
+    def running(self) -> Mapping[str, Running]:
+        """Its executions, by the promises that they run for."""
+
+    def block(self) -> None:
+        """One more of its executions waits for what is settled elsewhere."""
+
+    def unblock(self) -> None:
+        """One of them waits no longer."""
+
+
+class Running(Protocol):
+    """An execution that may be asked for its asyncio tasks."""
+
+    def tasks(self) -> list[asyncio.Task[object]]:
+        """The asyncio tasks that it consists of, its body's first."""
 
 
 class Waiter(asyncio.Future[None]):
@@ -22,7 +51,7 @@ class Waiter(asyncio.Future[None]):
     name: str
     """An execution's id, or the name of an asyncio task outside executions."""
     task: asyncio.Task[object] | None
-    held: Held | None
+    held: Holder | None
     """The task that the waiting execution belongs to; None outside executions."""
     elsewhere: bool
     """An execution waits for what is settled elsewhere: meanwhile its task takes no room."""
@@ -40,7 +69,7 @@ class Awaiters:
         waiter, task = Waiter(loop=loop), asyncio.current_task()
         waiter.task = task
         if type(task) is BranchTask:
-            execution = cast(Execution, task.branch.owner)
+            execution = cast(Member, task.branch.owner)
             waiter.name, waiter.held = execution.id, execution.held
             waiter.elsewhere = promise.id not in execution.held.running
             if waiter.elsewhere:
@@ -75,7 +104,7 @@ class Awaiters:
         """Those who are not executions."""
         return [waiter for waiting in self._of.values() for waiter in waiting if waiter.held is None]
 
-    def awaited_by(self, held: Held) -> list[str]:
+    def awaited_by(self, held: Holder) -> list[str]:
         """What a task waits for that is settled elsewhere; nothing, if any of its asyncio tasks does something else."""
         waits = [(id, waiter) for id, waiting in self._of.items() for waiter in waiting if waiter.held is held]
         waiting_tasks = {waiter.task for _, waiter in waits}

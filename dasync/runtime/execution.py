@@ -19,7 +19,7 @@ from dasync.core.protocol import Command, PromiseCreate, PromiseSettle, Reply, S
 from dasync.errors import LeaseLost, NonDeterminismError, Suspended
 from dasync.runtime import branch
 from dasync.runtime.branch import Branch, BranchTask
-from dasync.runtime.function import Function, Options
+from dasync.runtime.function import Function, Options, lookup
 from dasync.runtime.held import Deadline, Held
 from dasync.runtime.promise import Promise
 
@@ -125,11 +125,11 @@ class Child:
         promise = self.promise
         if record.state is not State.PENDING:
             mine = record.state is self._sent and record.value == self.raw
-            self.held.host.return_(promise, record.state, record.value, *((self.value,) if mine else ()))
+            self.held.host.handlers.return_(promise, record.state, record.value, *((self.value,) if mine else ()))
         else:
             promise.mark_stored()
             if reply.status is Status.CONFLICT:  # it exists, so it was not created with this process listening
-                self.held.host.listen(promise)
+                self.held.host.handlers.listen(promise)
 
     def failed(self, error: BaseException, *, final: bool) -> bool:
         if final:
@@ -165,7 +165,7 @@ class Fulfill:
             return
         mine = record.state is self.state and record.value == self.raw
         host = self.held.host
-        host.return_(self.held.promise, record.state, record.value, *((self.value,) if mine else ()))
+        host.handlers.return_(self.held.promise, record.state, record.value, *((self.value,) if mine else ()))
 
     def failed(self, error: BaseException, *, final: bool) -> bool:
         if final:
@@ -209,13 +209,15 @@ class Execution:
         self.held.check()
         host, options = self.held.host, function.configured
         if options.id is not None:  # a root that whoever uses the id shares; not a child
-            return host.invoke_function(function, args, kwargs)
+            return host.roots.invoke_function(function, args, kwargs)
         function.bind(args, kwargs)
         param, args, kwargs = function.shape.encode(args, kwargs, host.max_payload)
-        promise: Promise[R] = Promise(_checked(at.next_call()), host, function.result)
+        promise: Promise[R] = Promise(_checked(at.next_call()), host.handlers, function.result)
         local = options.on is None
         if local and function.declared:
             raise TypeError(f"{function.name!r} is only declared here: say where it runs, with on=")
+        if local and options.version is not None:
+            function = cast("Function[..., R]", lookup(function.name, function.version))
         child = Child(
             self, promise, function.name, function.version, param,
             target=options.on, local=local, timeout_at=self._deadline(options.timeout_s), tags=_tags(options),
@@ -226,14 +228,14 @@ class Execution:
     def external(self, at: Branch, annotation: object, id: str | None, timeout_s: float | None) -> Promise[object]:
         self.held.check()
         if id is not None:
-            return self.held.host.external(annotation, id, timeout_s)
-        promise: Promise[object] = Promise(_checked(at.next_call()), self.held.host, annotation)
+            return self.held.host.roots.external(annotation, id, timeout_s)
+        promise: Promise[object] = Promise(_checked(at.next_call()), self.held.host.handlers, annotation)
         self._begin(Child(self, promise, "", 1, b"", timeout_at=self._deadline(timeout_s)))
         return promise
 
     def timer(self, at: Branch, seconds: float) -> Promise[None]:
         self.held.check()
-        promise: Promise[None] = Promise(_checked(at.next_call()), self.held.host, object)
+        promise: Promise[None] = Promise(_checked(at.next_call()), self.held.host.handlers, object)
         due = self.held.host.clock.now_ms() + _ms(seconds)
         self._begin(Child(self, promise, SLEEP, 1, b"", timer=True, timeout_at=due))
         return promise
@@ -241,7 +243,7 @@ class Execution:
     def now_ms(self, at: Branch) -> int:
         self.held.check()
         host = self.held.host
-        promise: Promise[int] = Promise(_checked(at.next_call()), host, object)
+        promise: Promise[int] = Promise(_checked(at.next_call()), host.handlers, object)
         child = Child(self, promise, NOW, 1, b"", local=True)
         record = child.recall()
         if record is not None and record.value is not None:
@@ -251,8 +253,8 @@ class Execution:
             self.held.barrier = asyncio.get_running_loop().create_future()
         barrier = self.held.barrier
         child.settle(State.RESOLVED, codec.encode(now_ms), now_ms)
-        host.track(promise)
-        host.await_(promise).add_done_callback(lambda _: _pass(barrier))
+        host.handlers.track(promise)
+        host.handlers.await_(promise).add_done_callback(lambda _: _pass(barrier))
         return now_ms
 
     def seed(self, at: Branch) -> bytes:
@@ -275,7 +277,7 @@ class Execution:
         """Start a child, or go on with what an earlier run recorded of it."""
         host, promise = self.held.host, child.promise
         record = child.recall()
-        host.track(promise)
+        host.handlers.track(promise)
         self._children[promise.id] = child
         promise.watcher = child
         if record is not None:
@@ -283,10 +285,10 @@ class Execution:
             child.timeout_at = record.timeout_at
             if record.state is not State.PENDING:
                 # In the first run it was pending when the call returned: it is delivered in a later turn here too.
-                asyncio.get_running_loop().call_soon(host.return_, promise, record.state, record.value)
+                asyncio.get_running_loop().call_soon(host.handlers.return_, promise, record.state, record.value)
                 return
             if not child.local and not child.timer:
-                host.listen(promise)
+                host.handlers.listen(promise)
         else:
             child.enqueue(urgent=not child.local and not child.timer)
         if child.timeout_at is not None:
@@ -314,15 +316,15 @@ class Execution:
         await _cancel([task for task in self._tasks or () if not task.done()])
         while pending := [child for child in self._children.values() if child.local or child.target is not None]:
             # The await of these was cut short and nobody is left to hear them.
-            cut = [c for c in pending if c.promise.heard and not self.held.host.is_awaited(c.promise)]
+            cut = [c for c in pending if c.promise.heard and not self.held.host.handlers.is_awaited(c.promise)]
             await self._cancel_children(cut)
             for child in pending:
                 if not child.promise.done():
-                    waiter = self.held.host.await_(child.promise)
+                    waiter = self.held.host.handlers.await_(child.promise)
                     try:
                         await waiter
                     finally:
-                        self.held.host.leave(child.promise, waiter)
+                        self.held.host.handlers.leave(child.promise, waiter)
         for promise in sorted(self._failed or (), key=lambda promise: _natural(promise.id)):
             if not promise.heard:
                 promise.result()
@@ -336,11 +338,11 @@ class Execution:
                 child.settle(State.CANCELED, None, None)
         for child in children:
             if not child.promise.done():
-                waiter = self.held.host.await_(child.promise)
+                waiter = self.held.host.handlers.await_(child.promise)
                 try:
                     await waiter
                 finally:
-                    self.held.host.leave(child.promise, waiter)
+                    self.held.host.handlers.leave(child.promise, waiter)
 
     def cancel(self) -> None:
         """End it as canceled: its code is interrupted at its next await and may clean up."""

@@ -13,41 +13,33 @@ from typing import Protocol
 from dasync.core.model import PromiseRecord, State
 from dasync.core.protocol import Acquired, Claim, Command, PromiseGet, Reply, TaskHalt
 from dasync.errors import LeaseLost, NonDeterminismError
-from dasync.ports import Clock, Entropy
+from dasync.ports import Clock
 from dasync.runtime.function import Host as Invoker
 from dasync.runtime.journal import Journal
 from dasync.runtime.promise import Promise, Tracker
 
 
-class Host(Tracker, Invoker, Protocol):
-    """What executions need from the event loop around them."""
+class Host(Protocol):
+    """What executions find around them: the runner."""
 
     clock: Clock
-    entropy: Entropy
     journal: Journal
     max_payload: int
+
+    @property
+    def handlers(self) -> Tracker:
+        """Promises and awaiters of this process."""
+
+    @property
+    def roots(self) -> Invoker:
+        """Where roots are invoked."""
 
     @property
     def process(self) -> str:
         """Id of this incarnation of the process."""
 
-    def track(self, promise: Promise[object]) -> None:
-        """From now on it is among the loop's promises."""
-
-    def return_(self, promise: Promise[object], state: State, raw: bytes | None, value: object = ...) -> None:
-        """It is settled, durably: resume who awaits it."""
-
-    def refuse(self, promise: Promise[object], error: Exception) -> None:
-        """It cannot be had: tell who awaits it. Nothing is settled."""
-
-    def listen(self, promise: Promise[object]) -> None:
-        """Ask the store to tell this process when it settles."""
-
     def call_at(self, at_ms: int, due: Deadline) -> None:
-        """Write `due` when that time has come on the loop's clock."""
-
-    def is_awaited(self, promise: Promise[object]) -> bool:
-        """Whether anybody in this process waits for it now."""
+        """Write `due` when that time has come."""
 
     def waiting(self, held: Held, waits: bool) -> None:
         """Its executions begin, or cease, to wait for something that is settled elsewhere."""
@@ -120,7 +112,7 @@ class Held:
     def _halt(self, error: NonDeterminismError) -> None:
         if self.signal is None:
             self.host.journal.ask(TaskHalt(self.id), keep=True)
-            self.host.refuse(self.promise, error)
+            self.host.handlers.refuse(self.promise, error)
             self.drop(LeaseLost(f"{self.id} has diverged"))
 
     def settled(self) -> None:
@@ -164,7 +156,7 @@ class Deadline:
     def replied(self, reply: Reply) -> None:
         record = reply.promise
         if record is not None and record.state is not State.PENDING:
-            self._host.return_(self._promise, record.state, record.value)
+            self._host.handlers.return_(self._promise, record.state, record.value)
 
     def failed(self, error: BaseException, *, final: bool) -> bool:
         return final

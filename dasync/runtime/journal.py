@@ -153,8 +153,12 @@ class Journal:
                 while self._queue:
                     batch = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_BATCH))]
                     await self._commit(batch)
-        except (StoreError, InvariantViolated) as error:
+        except (Exception, InvariantViolated) as cause:
             # Nothing more is written: the store is damaged, or we are.
+            error: BaseException = cause
+            if not isinstance(cause, StoreError | InvariantViolated):
+                error = InvariantViolated(f"the journal failed: {cause!r}. A bug in dasync: please report it.")
+                error.__cause__ = cause
             self._error = error
             self._quiet.set()
             self._fail_all(error)

@@ -28,6 +28,21 @@ class Tracker(Protocol):
     def leave(self, promise: Promise[object], waiter: asyncio.Future[None]) -> None:
         """Somebody waits no longer."""
 
+    def is_awaited(self, promise: Promise[object]) -> bool:
+        """Whether anybody in this process waits for it now."""
+
+    def track(self, promise: Promise[object]) -> None:
+        """From now on it is among the tracked promises."""
+
+    def listen(self, promise: Promise[object]) -> None:
+        """Ask the store to tell this process when it settles."""
+
+    def return_(self, promise: Promise[object], state: State, raw: bytes | None, value: object = ...) -> None:
+        """It is settled, durably: resume who awaits it."""
+
+    def refuse(self, promise: Promise[object], error: Exception) -> None:
+        """It cannot be had: tell who awaits it. Nothing is settled."""
+
     def urge(self) -> None:
         """Write what is queued without delay."""
 

@@ -6,21 +6,31 @@ A root id that is in use gives the promise that is there, if it stands for the s
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar, cast
 
+from dasync.core import ids
 from dasync.core.model import PromiseRecord, State, TaskState
 from dasync.core.protocol import Acquired, Command, PromiseCreate, RegisterListener, Reply, Status, TaskCreate
-from dasync.errors import PromiseConflict, PromiseNotFound, StoreUnavailable
+from dasync.errors import FunctionNotFound, PromiseConflict, PromiseNotFound, StoreUnavailable
+from dasync.ports import Entropy
+from dasync.runtime import branch
+from dasync.runtime.execution import SLEEP
+from dasync.runtime.function import Function, lookup
+from dasync.runtime.handlers import Handlers
 from dasync.runtime.held import Deadline, Host
 from dasync.runtime.promise import Promise
 
+FRESH_ID_BYTES = 8
+SEED_BYTES = 16
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+R = TypeVar("R")
+
 
 class Starter(Host, Protocol):
-    """The event loop, as roots see it."""
-
-    group: str
-    python: str
+    """The runner, as roots see it."""
 
     def reserve(self) -> bool:
         """Keep room for one more task here; False: there is none."""
@@ -38,16 +48,86 @@ class Starter(Host, Protocol):
         """Release a task that was acquired and is not to be run here."""
 
 
+class Roots:
+    """Invocations from outside executions, on one EventLoop."""
+
+    def __init__(self, host: Starter, handlers: Handlers, entropy: Entropy, group: str) -> None:
+        self._host = host
+        self._handlers = handlers
+        self._entropy = entropy
+        self._group = group
+
+    def invoke_function(
+        self, function: Function[..., R], args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> Promise[R]:
+        """A root promise comes into being and its function starts. Never suspends the caller."""
+        self._handlers.check_open()
+        options = function.configured
+        if function.declared and options.on is None:
+            raise FunctionNotFound(f"{function.name!r} is only declared here: say where it runs, with on=")
+        if options.on is None:
+            lookup(function.name, function.version)
+        function.bind(args, kwargs)
+        param, _, _ = function.shape.encode(args, kwargs, self._host.max_payload)
+        create = PromiseCreate(
+            options.id or self._fresh_id(function.name),
+            function.name,
+            function.version,
+            param,
+            options.on or self._group,
+            timeout_at=self._deadline(options.timeout_s),
+            tags=json.dumps(options.tags, sort_keys=True) if options.tags else "",
+            seed=self._entropy.bytes(SEED_BYTES),
+        )
+        return cast("Promise[R]", self._begin(create, function.result, local=options.on is None))
+
+    def external(self, annotation: object, id: str | None, timeout_s: float | None) -> Promise[object]:
+        """A root promise that somebody outside settles."""
+        self._handlers.check_open()
+        create = PromiseCreate(id or self._fresh_id("promise"), timeout_at=self._deadline(timeout_s))
+        return self._begin(create, annotation, local=False)
+
+    def timer(self, seconds: float) -> Promise[None]:
+        """A root promise that resolves by itself."""
+        self._handlers.check_open()
+        create = PromiseCreate(self._fresh_id("sleep"), SLEEP, timer=True, timeout_at=self._deadline(seconds))
+        return cast("Promise[None]", self._begin(create, object, local=False))
+
+    def now_ms(self) -> int:
+        """The time on the EventLoop's clock."""
+        return self._host.clock.now_ms()
+
+    def seed(self) -> bytes:
+        """Where a random stream starts."""
+        return self._entropy.bytes(SEED_BYTES)
+
+    def _begin(self, create: PromiseCreate, annotation: object, *, local: bool) -> Promise[object]:
+        promise = self._handlers.handle(create.id, annotation)
+        root = Root(self._host, promise, create, local=local, patient=branch.current() is not None)
+        self._handlers.begin(promise, root)
+        return promise
+
+    def _fresh_id(self, name: str) -> str:
+        return ids.fresh_root(name, self._entropy.bytes(FRESH_ID_BYTES))
+
+    def _deadline(self, timeout_s: float | None) -> int | None:
+        return None if timeout_s is None else self._host.clock.now_ms() + round(timeout_s * 1000)
+
+
 class Root:
     """The invocation of a root."""
 
-    __slots__ = ("_create", "_host", "_local", "_promise", "_reserved")
+    __slots__ = ("_create", "_host", "_local", "_patient", "_promise", "_reserved")
 
-    def __init__(self, host: Starter, promise: Promise[object], create: PromiseCreate, *, local: bool) -> None:
+    def __init__(
+        self, host: Starter, promise: Promise[object], create: PromiseCreate, *, local: bool, patient: bool
+    ) -> None:
         self._host = host
         self._promise = promise
         self._create = create
         self._local = local
+        self._patient = patient
+        """An execution made it: that waits while the store is away, where a program outside is told."""
         self._reserved = False
 
     def stands_for(self, record: PromiseRecord) -> bool:
@@ -61,7 +141,7 @@ class Root:
         host = self._host
         self._reserved = self._local and host.reserve()
         if self._reserved:
-            return TaskCreate(host.process, self._create, host.python)
+            return TaskCreate(host.process, self._create, PYTHON)
         create = self._create
         if create.timer:
             return create
@@ -76,16 +156,17 @@ class Root:
             host.unreserve()
         mine = reply.acquired[0] if reply.acquired else None
         if record is None:
-            host.refuse(promise, StoreUnavailable(f"{promise.id!r} was not created: {reply.reason}; invoke it again"))
+            why = f"{promise.id!r} was not created: {reply.reason}; invoke it again"
+            host.handlers.refuse(promise, StoreUnavailable(why))
             return
         if not self.stands_for(record):
             if mine is not None:
                 host.give_back(mine)
-            host.refuse(promise, PromiseConflict(_conflict(record, self._create)))
+            host.handlers.refuse(promise, PromiseConflict(_conflict(record, self._create)))
             return
         promise.mark_stored()
         if record.state is not State.PENDING:
-            host.return_(promise, record.state, record.value)
+            host.handlers.return_(promise, record.state, record.value)
             return
         if record.timeout_at is not None:
             host.call_at(record.timeout_at, Deadline(host, promise))
@@ -94,12 +175,15 @@ class Root:
         elif mine is not None:
             host.begin(mine, promise)
         elif reply.status is not Status.CREATED and not record.timer and not host.holds(promise.id):
-            host.listen(promise)
+            host.handlers.listen(promise)
 
     def failed(self, error: BaseException, *, final: bool) -> bool:
+        if self._patient and not final:
+            return False
         if self._reserved:
             self._host.unreserve()
-        self._host.refuse(self._promise, error if isinstance(error, Exception) else StoreUnavailable(str(error)))
+        told = error if isinstance(error, Exception) else StoreUnavailable(str(error))
+        self._host.handlers.refuse(self._promise, told)
         return True
 
 
@@ -121,7 +205,7 @@ class Listening:
     def replied(self, reply: Reply) -> None:
         host, promise, record = self._host, self._promise, reply.promise
         if reply.status is Status.NOT_FOUND:
-            host.refuse(promise, PromiseNotFound(f"the store holds no promise {promise.id!r}"))
+            host.handlers.refuse(promise, PromiseNotFound(f"the store holds no promise {promise.id!r}"))
             return
         if record is None:  # this process has lost its lease; it listens again once it has joined anew
             return
@@ -129,7 +213,7 @@ class Listening:
             self._annotate(record)
         promise.mark_stored()
         if record.state is not State.PENDING:
-            host.return_(promise, record.state, record.value)
+            host.handlers.return_(promise, record.state, record.value)
         elif record.timeout_at is not None:
             host.call_at(record.timeout_at, Deadline(host, promise))
 

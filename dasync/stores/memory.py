@@ -60,7 +60,10 @@ class MemoryRows:
         return sorted(self._listeners[promise].values()) if promise in self._listeners else ()
 
     def children(self, creator: str) -> Sequence[PromiseRecord]:
-        return [self._promises[id] for id in sorted(self._children[creator])] if creator in self._children else ()
+        if creator not in self._children:
+            return ()
+        low, high = ids.subtree(creator)
+        return [self._promises[id] for id in sorted(self._children[creator]) if low < id < high]
 
     def held(self, process: str) -> Sequence[TaskRecord]:
         return [self._tasks[id] for id in sorted(self._held[process])] if process in self._held else ()

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
-from dasync.core import invariants, machine
+from dasync.core import ids, invariants, machine
 from dasync.core import protocol as p
 from dasync.core.invariants import Snapshot
 from dasync.core.model import (
@@ -121,8 +121,12 @@ class Working:
         return self._listeners[promise]
 
     def children(self, creator: str) -> Sequence[PromiseRecord]:
+        low, high = ids.subtree(creator)
         return self._laid_over(
-            self._rows.children(creator), self._promises, self._promises_were, lambda r: r.creator == creator
+            self._rows.children(creator),
+            self._promises,
+            self._promises_were,
+            lambda r: r.creator == creator and low < r.id < high,
         )
 
     def held(self, process: str) -> Sequence[TaskRecord]:

@@ -1,0 +1,268 @@
+"""What can be told of a promise, as plain dictionaries with stable keys: the contract of every `--json`.
+
+The keys are those of the typed dictionaries below. Values are decoded without annotations: what JSON has no form for
+becomes text, and a dataclass is the dictionary of its fields. This file reads records and changes nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Iterable
+from datetime import UTC, date, datetime, time, timedelta
+from typing import NamedTuple, TypedDict
+
+from dasync.core import failure, ids, machine
+from dasync.core.codec import CallShape, decode
+from dasync.core.invariants import Snapshot
+from dasync.core.model import PromiseRecord, State, TaskRecord
+from dasync.errors import DecodeError, RemoteError
+
+_CALL = CallShape(())
+
+
+class TaskFacts(TypedDict):
+    """The claim on a promise."""
+
+    state: str
+    version: int
+    process: str | None
+    python: str | None
+
+
+class Brief(TypedDict):
+    """A promise in a list."""
+
+    id: str
+    state: str
+    function: str | None
+    version: int
+    parent: str | None
+    target: str | None
+    created_at: str
+    settled_at: str | None
+    timeout_at: str | None
+    duration_ms: int
+    task: TaskFacts | None
+
+
+class Node(Brief):
+    """A promise in a call tree."""
+
+    depth: int
+    awaits: list[str]
+    awaited_by: list[str]
+    listeners: list[str]
+
+
+class ErrorFacts(TypedDict):
+    """How a promise failed."""
+
+    type: str
+    message: str
+    traceback: str
+
+
+class Arguments(TypedDict):
+    """What a function was invoked with."""
+
+    args: list[object]
+    kwargs: dict[str, object]
+
+
+class Shown(Brief):
+    """All that is known of a promise."""
+
+    arguments: Arguments
+    value: object
+    error: ErrorFacts | None
+    tags: dict[str, str]
+    awaits: list[str]
+    awaited_by: list[str]
+    listeners: list[str]
+
+
+class Tree(TypedDict):
+    """A call tree from the top down, each promise after its parent."""
+
+    id: str
+    promises: list[Node]
+
+
+class Listing(TypedDict):
+    """Part of a store's promises."""
+
+    promises: list[Brief]
+    cursor: str | None
+
+
+class Waits(NamedTuple):
+    """Who waits for what."""
+
+    awaits: list[str]
+    awaited_by: list[str]
+    listeners: list[str]
+
+
+def brief(stored: PromiseRecord, task: TaskRecord | None, now_ms: int) -> Brief:
+    """A promise as it stands at `now_ms`, for a list."""
+    record = machine.as_of(stored, now_ms)
+    until = now_ms if record.settled_at is None else record.settled_at
+    return Brief(
+        id=record.id,
+        state=record.state.value,
+        function=record.function or None,
+        version=record.version,
+        parent=ids.parent_of(record.id),
+        target=record.target,
+        created_at=moment(record.created_at),
+        settled_at=None if record.settled_at is None else moment(record.settled_at),
+        timeout_at=None if record.timeout_at is None else moment(record.timeout_at),
+        duration_ms=max(0, until - record.created_at),
+        task=None if task is None else task_facts(task),
+    )
+
+
+def task_facts(task: TaskRecord) -> TaskFacts:
+    return TaskFacts(state=task.state.value, version=task.version, process=task.process, python=task.python or None)
+
+
+def shown(rows: Snapshot, id: str, now_ms: int) -> Shown:
+    """All that `rows` tell of the promise `id`, which is among them."""
+    record = machine.as_of(rows.promises[id], now_ms)
+    waits = _Waiting(rows).of(id)
+    return Shown(
+        **brief(record, rows.tasks.get(id), now_ms),
+        arguments=arguments(record),
+        value=plain(record.value) if record.state is State.RESOLVED and record.value is not None else None,
+        error=None if record.state is not State.REJECTED else error(record.value or b""),
+        tags=json.loads(record.tags or "{}"),
+        awaits=waits.awaits,
+        awaited_by=waits.awaited_by,
+        listeners=waits.listeners,
+    )
+
+
+def tree(rows: Snapshot, id: str, now_ms: int) -> Tree:
+    """The promise `id` and all below it, each after its parent, children in the order of their places."""
+    below: dict[str, list[str]] = {}
+    for one in sorted(rows.promises.keys() - {id}, key=_place):
+        parent = ids.parent_of(one)
+        while parent is not None and parent not in rows.promises:
+            parent = ids.parent_of(parent)
+        below.setdefault(parent or id, []).append(one)
+    waiting, nodes, left = _Waiting(rows), list[Node](), [(id, 0)]
+    while left:
+        one, depth = left.pop()
+        who = waiting.of(one)
+        nodes.append(
+            Node(
+                **brief(rows.promises[one], rows.tasks.get(one), now_ms),
+                depth=depth,
+                awaits=who.awaits,
+                awaited_by=who.awaited_by,
+                listeners=who.listeners,
+            )
+        )
+        left += [(child, depth + 1) for child in reversed(below.get(one, []))]
+    return Tree(id=id, promises=nodes)
+
+
+class _Waiting:
+    """Who waits for what, by id."""
+
+    def __init__(self, rows: Snapshot) -> None:
+        self._awaits = _grouped((callback.awaiter, callback.awaited) for callback in rows.callbacks)
+        self._awaited_by = _grouped((callback.awaited, callback.awaiter) for callback in rows.callbacks)
+        self._listeners = _grouped((one.promise, one.process) for one in rows.listeners if not one.fired)
+
+    def of(self, id: str) -> Waits:
+        return Waits(self._awaits.get(id, []), self._awaited_by.get(id, []), self._listeners.get(id, []))
+
+
+def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for key, one in sorted(pairs, key=lambda pair: (pair[0], _place(pair[1]))):
+        groups.setdefault(key, []).append(one)
+    return groups
+
+
+def _place(id: str) -> tuple[str, list[tuple[int, int]]]:
+    """Ids in the order of their places: `:10` after `:9`, and branches after the invocations beside them."""
+    root, _, place = id.partition(":")
+    steps = place.split(".") if place else []
+    return root, [(step.startswith("~"), int(step.lstrip("~"))) for step in steps if step.lstrip("~").isdecimal()]
+
+
+# -- values ------------------------------------------------------------------------------------------------
+
+
+def arguments(record: PromiseRecord) -> Arguments:
+    """What the function was invoked with."""
+    if not record.param:
+        return Arguments(args=[], kwargs={})
+    try:
+        args, kwargs = _CALL.decode(record.param)
+    except DecodeError:
+        return Arguments(args=[_unreadable(record.param)], kwargs={})
+    return Arguments(args=[jsonable(arg) for arg in args], kwargs={name: jsonable(arg) for name, arg in kwargs.items()})
+
+
+def plain(data: bytes) -> object:
+    """Stored bytes as JSON can say them."""
+    try:
+        return jsonable(decode(data))
+    except DecodeError:
+        return _unreadable(data)
+
+
+def error(data: bytes) -> ErrorFacts:
+    """A stored error."""
+    try:
+        found = failure.decode_error(data, {})
+    except DecodeError as unreadable:
+        return ErrorFacts(type="unreadable", message=str(unreadable), traceback="")
+    if isinstance(found, RemoteError):
+        return ErrorFacts(type=_class_name(found.type), message=found.message, traceback=found.traceback)
+    notes = [note for note in getattr(found, "__notes__", []) if note.startswith(failure.REMOTE)]
+    traceback = notes[-1].removeprefix(failure.REMOTE) if notes else ""
+    return ErrorFacts(type=_class_name(failure.error_name(type(found))), message=str(found), traceback=traceback)
+
+
+def jsonable(value: object) -> object:
+    """A decoded value, as near as JSON can say it."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, dict):
+        return {_key(key): jsonable(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(part) for part in value]
+    if isinstance(value, set | frozenset):
+        return sorted(map(jsonable, value), key=lambda part: json.dumps(part, sort_keys=True))
+    if isinstance(value, datetime | date | time):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return _unreadable(value) if isinstance(value, bytes) else str(value)
+
+
+def _key(key: object) -> str:
+    said = jsonable(key)
+    return said if isinstance(said, str) else json.dumps(said, ensure_ascii=False, sort_keys=True)
+
+
+def _unreadable(data: bytes) -> str:
+    return f"base64:{base64.b64encode(data).decode()}"
+
+
+def _class_name(name: str) -> str:
+    module, _, qualname = name.partition(":")
+    return qualname if module == "builtins" else f"{module}.{qualname}"
+
+
+def moment(ms: int) -> str:
+    """A time as ISO 8601 in UTC."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

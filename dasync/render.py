@@ -1,0 +1,183 @@
+"""Facts as text for people: a promise, a call tree, a list.
+
+Plain text everywhere; on a terminal the call tree gets colors. What comes out of payloads is shown as JSON and
+stripped of control characters, so that no payload can drive the terminal. This file looks nothing up.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dasync.cli.facts import Arguments, Brief, Listing, Node, Shown, Tree
+
+COLORS = {"pending": "yellow", "resolved": "green", "rejected": "red", "canceled": "magenta", "timedout": "red"}
+OUTSIDE = "(settled outside)"
+_UNITS = (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000))
+
+
+def promise(facts: Shown) -> str:
+    """All that is known of one promise, a line per fact."""
+    error, task, span = facts["error"], facts["task"], duration(facts["duration_ms"])
+    lines = [
+        ("promise", facts["id"]),
+        ("state", facts["state"]),
+        ("function", f"{facts['function']} version {facts['version']}" if facts["function"] else OUTSIDE),
+        ("arguments", _call(facts["arguments"]) if facts["function"] else ""),
+        ("value", _json(facts["value"]) if facts["state"] == "resolved" else ""),
+        ("error", f"{error['type']}: {error['message']}" if error else ""),
+        ("created", _time(facts["created_at"])),
+        ("settled", _time(facts["settled_at"]) + (f", after {span}" if facts["settled_at"] else "")),
+        ("deadline", _time(facts["timeout_at"])),
+        ("parent", facts["parent"] or ""),
+        ("task", _task(facts) + (f", target {facts['target']}" if task else "")),
+        ("python", (task["python"] or "") if task else ""),
+        ("tags", _json(facts["tags"]) if facts["tags"] else ""),
+        ("waits for", ", ".join(facts["awaits"])),
+        ("awaited by", ", ".join([*facts["awaited_by"], *(f"process {one}" for one in facts["listeners"])])),
+    ]
+    text = "\n".join(f"{name:<10}  {clean(value)}" for name, value in lines if value)
+    if error and error["traceback"]:
+        text += "\n\n" + "\n".join(clean(line) for line in error["traceback"].rstrip().splitlines())
+    return text
+
+
+def tree(facts: Tree) -> str:
+    """A call tree, drawn with lines."""
+    nodes = facts["promises"]
+    last = _last_children(nodes)
+    open_levels: list[bool] = []
+    lines = []
+    for index, node in enumerate(nodes):
+        depth = node["depth"]
+        del open_levels[max(depth - 1, 0) :]
+        edge = "" if depth == 0 else "└─ " if last[index] else "├─ "
+        lines.append("".join("│  " if more else "   " for more in open_levels) + edge + "  ".join(_node(node)))
+        if depth:
+            open_levels.append(not last[index])
+    return "\n".join(lines)
+
+
+def print_tree(facts: Tree) -> None:
+    """A call tree on a terminal, in color."""
+    from rich.console import Console
+    from rich.text import Text
+    from rich.tree import Tree as RichTree
+
+    path: list[RichTree] = []
+    for node in facts["promises"]:
+        id, what, state, *rest = _node(node)
+        label = Text("  ").join([Text(id, "bold"), Text(what), Text(state, COLORS[node["state"]])])
+        label.append("".join(f"  {one}" for one in rest), "dim")
+        del path[node["depth"] :]
+        path.append(path[-1].add(label) if path else RichTree(label))
+    Console().print(path[0])
+
+
+def listing(facts: Listing) -> str:
+    """A list of promises, a line each."""
+    rows = [
+        (one["id"], _state(one), _function(one), _task(one), _time(one["created_at"])) for one in facts["promises"]
+    ]
+    text = columns(("ID", "STATE", "FUNCTION", "TASK", "CREATED"), rows) if rows else "no promises"
+    if facts["cursor"] is not None:
+        text += f"\nmore with --cursor {clean(facts['cursor'])}"
+    return text
+
+
+def columns(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Iterable[int] = ()) -> str:
+    """Rows under a head, each column as wide as it must be; those numbered in `right` are aligned there."""
+    table = [head, *([clean(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[index]) for row in table) for index in range(len(head))]
+    aligned = set(right)
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if index in aligned else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in table
+    )
+
+
+def duration(ms: int) -> str:
+    """A time span, to two units."""
+    if ms < 1000:
+        return f"{ms} ms"
+    if ms < 60_000:
+        return f"{ms / 1000:.1f} s"
+    parts: list[str] = []
+    for unit, size in _UNITS:
+        count, ms = divmod(ms, size)
+        if count or parts:
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2])
+
+
+def clean(text: str) -> str:
+    """Without control characters."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+# -- parts -------------------------------------------------------------------------------------------------
+
+
+def _node(node: Node) -> list[str]:
+    """Id, function, state; then, where there is any, task and who waits."""
+    parts = [node["id"], _function(node), _state(node)]
+    if node["task"] is not None and node["state"] == "pending":
+        parts.append(_task(node))
+    if node["awaits"]:
+        parts.append(f"waits for {_some(node['awaits'])}")
+    if node["awaited_by"]:
+        parts.append(f"awaited by {_some(node['awaited_by'])}")
+    if node["listeners"] and node["state"] == "pending":
+        parts.append(f"awaited in {_some(node['listeners'])}")
+    return [clean(part) for part in parts]
+
+
+def _state(one: Brief) -> str:
+    verb = "for" if one["state"] == "pending" else "in"
+    return f"{one['state']} {verb} {duration(one['duration_ms'])}"
+
+
+def _function(one: Brief) -> str:
+    if one["function"] is None:
+        return OUTSIDE
+    return one["function"] + (f" version {one['version']}" if one["version"] != 1 else "")
+
+
+def _task(one: Brief) -> str:
+    task = one["task"]
+    if task is None:
+        return ""
+    by = f" by {task['process']}" if task["process"] else ""
+    return f"task {task['state']}{by}, version {task['version']}"
+
+
+def _call(arguments: Arguments) -> str:
+    named = [f"{name}={_json(value)}" for name, value in arguments["kwargs"].items()]
+    return f"({', '.join([*map(_json, arguments['args']), *named])})"
+
+
+def _some(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _time(moment: str | None) -> str:
+    return (moment or "").replace("T", " ").replace("Z", " UTC")
+
+
+def _last_children(nodes: Sequence[Node]) -> list[bool]:
+    """For each node whether it is the last one below its parent."""
+    last, seen = [True] * len(nodes), set[int]()
+    for index in reversed(range(len(nodes))):
+        depth = nodes[index]["depth"]
+        last[index] = depth not in seen
+        seen = {one for one in seen if one < depth} | {depth}
+    return last

@@ -1,0 +1,58 @@
+"""The tasks that this process holds, and its room for more.
+
+A task whose executions only wait for what is settled elsewhere takes no room: else a thousand parents that wait for
+their remote children would keep those children from being acquired. It acquires nothing itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dasync.runtime.held import Held
+
+
+class Capacity:
+    """How many tasks run here, of how many that may."""
+
+    def __init__(self, concurrency: int, freed: Callable[[], None]) -> None:
+        self.held: dict[str, Held] = {}
+        """By id; those that only wait too."""
+        self._concurrency = concurrency
+        self._freed = freed
+        self._waiting: set[str] = set()
+        self._reserved = 0
+
+    @property
+    def room(self) -> int:
+        """How many more tasks may run here."""
+        return max(0, self._concurrency - len(self.held) + len(self._waiting) - self._reserved)
+
+    def reserve(self) -> bool:
+        """Keep room for a task that is about to be acquired, if there is any; `unreserve` ends that."""
+        if not self.room:
+            return False
+        self._reserved += 1
+        return True
+
+    def unreserve(self) -> None:
+        """The task is here, or will not come."""
+        self._reserved -= 1
+
+    def hold(self, held: Held) -> None:
+        """A task runs here from now on."""
+        self.held[held.id] = held
+
+    def let_go(self, held: Held) -> None:
+        """It does no more."""
+        if self.held.get(held.id) is held:
+            del self.held[held.id]
+            self._waiting.discard(held.id)
+            self._freed()
+
+    def waiting(self, held: Held, waits: bool) -> None:
+        """A task only waits for what is settled elsewhere, or does so no longer."""
+        if not waits:
+            self._waiting.discard(held.id)
+        elif self.held.get(held.id) is held:
+            self._waiting.add(held.id)
+            self._freed()
