@@ -22,7 +22,7 @@ from dasync.errors import StoreCorrupt, StoreError, StoreUnavailable, StoreVersi
 from dasync.ports import Clock
 from dasync.stores.filelock import FileLock
 from dasync.stores.rows import Rows, RowStore, T
-from dasync.stores.sqlite_rows import SqliteRows
+from dasync.stores.sqlite_rows import Hot, SqliteRows
 
 Durability = Literal["power", "process"]
 
@@ -61,6 +61,7 @@ class SqliteStore(RowStore):
         self._connection: aiosqlite.Connection | None = None
         self._lock: FileLock | None = None
         self._owner = 0
+        self._hot = Hot()
         self._checkpoint_at = CHECKPOINT_BYTES
         self._data_version = -1
 
@@ -114,9 +115,11 @@ class SqliteStore(RowStore):
         with self._lock:
             connection.execute("BEGIN IMMEDIATE")
             try:
-                result = work(SqliteRows(connection))
+                self._hot.begin(connection.execute("PRAGMA data_version").fetchone()[0])
+                result = work(SqliteRows(connection, self._hot))
                 connection.execute("COMMIT")
             except BaseException:
+                self._hot.clear()
                 if connection.in_transaction:
                     with suppress(sqlite3.Error):
                         connection.execute("ROLLBACK")
@@ -184,6 +187,7 @@ class SqliteStore(RowStore):
     async def _abandon(self) -> None:
         """After a failed read, write or sync the handle is not to be trusted: the next hop opens a new one."""
         connection, self._connection = self._connection, None
+        self._hot.clear()
         if connection is not None:
             with suppress(sqlite3.Error, ValueError):
                 await connection.close()
