@@ -37,6 +37,7 @@ from dasync.runtime.held import Deadline, Held
 from dasync.runtime.journal import Journal
 
 BEATS_PER_LEASE = 3  # a heartbeat may fail twice before the lease is gone
+DRAIN_LOOK_S = 0.01  # how often a drain looks for what only waits by now
 CLEAN_UP_S = 5.0  # how long code that is being suspended may clean up
 _log = logging.getLogger("dasync.worker")
 
@@ -102,7 +103,6 @@ class Worker:
         self._rung = asyncio.Event()
         self._polled = False
         self._more = True  # there may be tasks to acquire
-        self._stopping = False
         self._services: list[asyncio.Task[None]] = []
         self._others: list[ProcessRecord] = []
         self._next_due: int | None = None
@@ -123,7 +123,7 @@ class Worker:
 
     def stop(self) -> None:
         """Stop serving."""
-        self._stopping = True
+        self.capacity.shut()
         for service in self._services:
             service.cancel()
 
@@ -142,12 +142,12 @@ class Worker:
 
     async def drain(self, timeout_s: float) -> None:
         """Acquire nothing more; let what runs finish for `timeout_s`, hand the rest back."""
-        self._stopping = True
+        self.capacity.shut()
         ends = self._clock.monotonic() + timeout_s
         while self.capacity.held and self._clock.monotonic() < ends:
-            await self._hand_back([held for held in self.capacity.held.values() if held.blocked])
+            await self._hand_back([held for held in self.capacity.held.values() if self._employer.awaited_by(held)])
             if self.capacity.held:
-                await self._clock.sleep(min(0.01, timeout_s))
+                await self._clock.sleep(min(DRAIN_LOOK_S, timeout_s))
         await self._hand_back(list(self.capacity.held.values()))
 
     async def _take_lease(self) -> None:
@@ -223,7 +223,7 @@ class Worker:
     async def _acquire(self) -> None:
         functions = self._employer.functions()
         self._more = bool(functions)
-        while functions and (limit := 0 if self._stopping else min(self.capacity.room, MAX_ACQUIRE)):
+        while functions and (limit := min(self.capacity.room, MAX_ACQUIRE)):
             terms = self._terms
             targets = (terms.group, f"{terms.group}/{terms.name}")
             acquire = TaskAcquire(self.process, targets, functions, limit, terms.python)
@@ -288,15 +288,20 @@ class Worker:
     async def _hand_back(self, tasks: list[Held]) -> None:
         """Suspend what only waits, release the rest; another worker takes it from there."""
         ending: list[asyncio.Task[object]] = []
+        suspending: list[tuple[Held, asyncio.Future[Reply]]] = []
+        releasing: list[Held] = []
         for held in tasks:
-            awaited = tuple(dict.fromkeys(self._employer.awaited_by(held)))
+            awaited = tuple(self._employer.awaited_by(held))
             ending += [task for execution in held.running.values() for task in execution.tasks()]
             held.drop(Suspended(f"{held.id} is handed back"))
-            reply = None
             if awaited:
-                reply = await self._journal.ask(TaskSuspend(held.claim, awaited))
-            if reply is None or reply.status is not Status.OK:
-                await self._journal.ask(TaskRelease(held.claim))
+                suspending.append((held, self._journal.ask(TaskSuspend(held.claim, awaited))))
+            else:
+                releasing.append(held)
+        # What it waits for may be settled by now: then it has work to do, for whoever takes it.
+        releasing += [held for held, reply in suspending if (await reply).status is not Status.OK]
+        for reply in [self._journal.ask(TaskRelease(held.claim)) for held in releasing]:
+            await reply
         if ending:
             await asyncio.wait(ending, timeout=CLEAN_UP_S)
 

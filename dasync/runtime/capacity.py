@@ -27,6 +27,10 @@ class Capacity:
         """How many more tasks may run here."""
         return max(0, self._concurrency - len(self.held) + len(self._waiting) - self._reserved)
 
+    def shut(self) -> None:
+        """There is no more room, whatever ends."""
+        self._concurrency = 0
+
     def reserve(self) -> bool:
         """Keep room for a task that is about to be acquired, if there is any; `unreserve` ends that."""
         if not self.room:
