@@ -12,10 +12,12 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import TracebackType
 from typing import NamedTuple, TypeVar
 
+import anyio
+
 from dasync.core import ids
 from dasync.core.model import PromiseRecord, State
 from dasync.errors import StoreUnavailable
-from dasync.ports import Clock, Entropy, Found, Store, Transport
+from dasync.ports import Clock, Entropy, Found, Search, Store, Transport
 from dasync.runtime import branch
 from dasync.runtime import function as registry
 from dasync.runtime.function import Function
@@ -155,18 +157,20 @@ class EventLoop:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         registry.close_host(self._roots)
-        try:
-            if self._handlers.error is None:
-                await self._worker.drain(0)
-                await self._worker.leave()
-        finally:
-            await self._close()
+        with anyio.CancelScope(shield=True):  # an anyio scope around us that is canceled would cancel every await here
+            try:
+                if self._handlers.error is None:
+                    await self._worker.drain(0)
+                    await self._worker.leave()
+            finally:
+                await self._close()
 
     async def _close(self) -> None:
-        self._worker.stop()
-        await self._journal.close()
-        await self._transport.close()
-        await self._store.close()
+        with anyio.CancelScope(shield=True):
+            self._worker.stop()
+            await self._journal.close()
+            await self._transport.close()
+            await self._store.close()
         if self._asyncio is not None:
             branch.uninstall(self._asyncio)
             self._asyncio = None
@@ -230,9 +234,8 @@ class EventLoop:
         if not 1 <= limit <= MAX_SEARCH:
             raise ValueError(f"limit is 1 to {MAX_SEARCH}, not {limit}")
         self._handlers.check_open()
-        found = await self._store.search(
-            state=state, function=function, id_prefix=id_prefix, tags=tags, limit=limit + 1, cursor=cursor or ""
-        )
+        search = Search(state, function, id_prefix, tags, limit=limit + 1, cursor=cursor or "")
+        found = await self._store.search(search)
         more = len(found) > limit
         return Page(tuple(found[:limit]), found[limit - 1].promise.id if more else None)
 

@@ -48,6 +48,20 @@ class Found(NamedTuple):
     task: TaskRecord | None
 
 
+class Search(NamedTuple):
+    """Which promises to find."""
+
+    state: State | None = None
+    function: str | None = None
+    id_prefix: str = ""
+    tags: Mapping[str, str] | None = None
+    roots: bool = False
+    """Only such as no execution created."""
+    limit: int = 100
+    cursor: str = ""
+    """Only ids after this one."""
+
+
 class Store(Protocol):
     """Keeps rows. Every change goes through `transact`, in one transaction per batch, in the batch's order."""
 
@@ -67,18 +81,8 @@ class Store(Protocol):
     async def changed(self) -> bool:
         """Whether another connection has written since this was last asked."""
 
-    async def search(
-        self,
-        *,
-        state: State | None = None,
-        function: str | None = None,
-        id_prefix: str = "",
-        tags: Mapping[str, str] | None = None,
-        roots: bool = False,
-        limit: int = 100,
-        cursor: str = "",
-    ) -> list[Found]:
-        """Promises by id, after `cursor`."""
+    async def search(self, search: Search = ...) -> list[Found]:
+        """Promises in the order of their ids."""
 
     async def subtree(self, id: str) -> Snapshot:
         """A promise and all below it, with their tasks and who waits for them."""

@@ -223,11 +223,14 @@ class Worker:
     async def _acquire(self) -> None:
         functions = self._employer.functions()
         self._more = bool(functions)
-        while functions and (limit := min(self.capacity.room, MAX_ACQUIRE)):
+        while functions and (limit := self.capacity.reserve(MAX_ACQUIRE)):
             terms = self._terms
             targets = (terms.group, f"{terms.group}/{terms.name}")
             acquire = TaskAcquire(self.process, targets, functions, limit, terms.python)
-            reply = await self._journal.ask(acquire, keep=True)
+            try:
+                reply = await self._journal.ask(acquire, keep=True)
+            finally:
+                self.capacity.unreserve(limit)
             for acquired in reply.acquired:
                 self._employer.run(acquired)
             if len(reply.acquired) < limit:

@@ -17,6 +17,7 @@ from dasync.core import codec
 from dasync.core.model import State
 from dasync.core.protocol import PromiseGet, PromiseSettle, Status, TaskContinue
 from dasync.errors import DasyncError, PromiseConflict, PromiseNotFound, StoreUnavailable
+from dasync.ports import Search
 from dasync.stores.sqlite import SqliteStore
 from dasync.system import SystemClock
 from dasync.transports import local
@@ -79,7 +80,7 @@ async def search(store: str, wanted: Wanted) -> facts.Listing:
     state = None if wanted.state is None else State(wanted.state)
     async with _opened(store) as rows:
         found = await rows.search(
-            state=state, function=wanted.function, limit=wanted.limit + 1, cursor=wanted.cursor
+            Search(state, wanted.function, limit=wanted.limit + 1, cursor=wanted.cursor)
         )
     kept, now_ms = found[: wanted.limit], SystemClock().now_ms()
     return facts.Listing(

@@ -7,6 +7,7 @@ not have begin with `dasync.`. This file says what is well said, never what happ
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -16,6 +17,7 @@ from dasync.core import ids
 from dasync.core.model import SETTLED, PromiseRecord, State, TaskRecord
 
 MAX_NAME_CHARS = 256  # functions, groups and processes
+MAX_VERSION = 2**31 - 1  # of a function
 MAX_ACQUIRE = 1_000  # tasks in one acquire: bounds one transaction
 MAX_AWAITED = 100_000  # promises that one execution may be suspended on
 MAX_TIME_MS = 253_402_300_799_000  # the last instant that datetime can show (year 9999)
@@ -84,6 +86,20 @@ def _name(what: str, value: str) -> None:
         raise ValueError(f"{what} is 1 to {MAX_NAME_CHARS} printable characters, not {value!r}")
 
 
+def _looked_up(id: str) -> None:
+    """Any id may be asked for; one that no row could hold is refused before it reaches a batch."""
+    if not id.isprintable():
+        raise ValueError(f"{id!r} is not the id of anything: it holds characters that cannot be printed")
+
+
+def _tags(tags: str) -> bool:
+    try:
+        held = json.loads(tags)
+    except ValueError:
+        return False
+    return isinstance(held, dict) and all(isinstance(value, str) for value in held.values())
+
+
 def check_target(target: str) -> str:
     """Give back `target` if it is `group` or `group/process`."""
     _name("a target", target)
@@ -98,6 +114,9 @@ class PromiseGet:
     """`promise.get`: the promise as it is at this moment."""
 
     id: str
+
+    def __post_init__(self) -> None:
+        _looked_up(self.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +144,12 @@ class PromiseCreate:
 
     def __post_init__(self) -> None:
         ids.check(self.id)
+        if self.function:
+            _name("a function", self.function)
+        if not 0 <= self.version <= MAX_VERSION:
+            raise ValueError(f"{self.id!r}: a version is 0 to {MAX_VERSION}, not {self.version}")
+        if self.tags and not _tags(self.tags):
+            raise ValueError(f"{self.id!r}: tags are a JSON object of strings, not {self.tags[:80]!r}")
         if self.target is not None:
             check_target(self.target)
             if self.timer:
@@ -150,6 +175,7 @@ class PromiseSettle:
     value: bytes | None = None
 
     def __post_init__(self) -> None:
+        _looked_up(self.id)
         if self.state is State.PENDING or self.state is State.TIMEDOUT:
             raise ValueError(f"{self.id!r}: nobody settles a promise as {self.state.value}; only its deadline does")
 
@@ -162,6 +188,7 @@ class RegisterCallback:
     awaiter: str
 
     def __post_init__(self) -> None:
+        _looked_up(self.awaited + self.awaiter)
         if self.awaited == self.awaiter:
             raise ValueError(f"{self.awaited!r} cannot await itself")
 
@@ -173,12 +200,18 @@ class RegisterListener:
     promise: str
     process: str
 
+    def __post_init__(self) -> None:
+        _looked_up(self.promise)
+
 
 @dataclass(frozen=True, slots=True)
 class TaskGet:
     """`task.get`: the task as it is."""
 
     id: str
+
+    def __post_init__(self) -> None:
+        _looked_up(self.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,12 +294,18 @@ class TaskHalt:
 
     id: str
 
+    def __post_init__(self) -> None:
+        _looked_up(self.id)
+
 
 @dataclass(frozen=True, slots=True)
 class TaskContinue:
     """`task.continue`: send a halted task again."""
 
     id: str
+
+    def __post_init__(self) -> None:
+        _looked_up(self.id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,16 +31,15 @@ class Capacity:
         """There is no more room, whatever ends."""
         self._concurrency = 0
 
-    def reserve(self) -> bool:
-        """Keep room for a task that is about to be acquired, if there is any; `unreserve` ends that."""
-        if not self.room:
-            return False
-        self._reserved += 1
-        return True
+    def reserve(self, wanted: int = 1) -> int:
+        """Keep room for tasks that are about to be acquired: for how many there is; `unreserve` ends that."""
+        granted = min(self.room, wanted)
+        self._reserved += granted
+        return granted
 
-    def unreserve(self) -> None:
-        """The task is here, or will not come."""
-        self._reserved -= 1
+    def unreserve(self, granted: int = 1) -> None:
+        """The tasks are here, or will not come."""
+        self._reserved -= granted
 
     def hold(self, held: Held) -> None:
         """A task runs here from now on."""

@@ -279,7 +279,7 @@ class Execution:
         record = child.recall()
         host.handlers.track(promise)
         self._children[promise.id] = child
-        promise.watcher = child
+        promise.watchers = (child,)
         if record is not None:
             promise.mark_stored()
             child.timeout_at = record.timeout_at
@@ -299,7 +299,7 @@ class Execution:
     def _deadline(self, timeout_s: float | None) -> int | None:
         """When an invocation made now is due: by its own timeout, and never after this execution itself."""
         own = None if timeout_s is None else self.held.host.clock.now_ms() + _ms(timeout_s)
-        latest = self.child.timeout_at if self.child is not None else None
+        latest = self.held.timeout_at if self.child is None else self.child.timeout_at
         return own if latest is None else latest if own is None else min(own, latest)
 
     # -- children
@@ -314,7 +314,7 @@ class Execution:
     async def _finish(self) -> None:
         """The body has returned: its tasks end, its children are waited for; a failure that nobody heard is raised."""
         await _cancel([task for task in self._tasks or () if not task.done()])
-        while pending := [child for child in self._children.values() if child.local or child.target is not None]:
+        while pending := [c for c in self._children.values() if (c.local or c.target) and not c.promise.done()]:
             # The await of these was cut short and nobody is left to hear them.
             cut = [c for c in pending if c.promise.heard and not self.held.host.handlers.is_awaited(c.promise)]
             await self._cancel_children(cut)

@@ -62,11 +62,13 @@ class Handlers:
         """Return: the promise is settled, durably; whoever awaits it is resumed."""
         if promise.done():
             return
-        self.pending.pop(promise.id, None)
+        tracked = self.pending.pop(promise.id, promise)
         if ":" not in promise.id:
             self._settled[promise.id] = promise
-        for handle in (promise, *self._twins.pop(promise.id, ())):
-            handle.settle(state, raw, value)
+        promise.settle(state, raw, value)
+        for handle in (tracked, *self._twins.pop(promise.id, ())):
+            if not handle.done():
+                handle.settle(state, raw, value)
         self._resume(promise)
 
     # -- what else promises and executions need
@@ -81,13 +83,23 @@ class Handlers:
 
     def refuse(self, promise: Promise[object], error: Exception) -> None:
         """It cannot be had: tell who awaits it. Nothing is settled."""
-        if self.pending.get(promise.id) is promise:
+        twins = self._twins.pop(promise.id, [])
+        if promise in twins:
+            twins.remove(promise)
+        elif self.pending.get(promise.id) is promise:
             del self.pending[promise.id]
+            if twins:  # what was refused to one may be right for another: news must still reach it
+                self.pending[promise.id] = twins.pop(0)
+        if twins:
+            self._twins[promise.id] = twins
         promise.refuse(error)
         self._resume(promise)  # another handle of the same id finds itself pending still and waits on
 
     def track(self, promise: Promise[object]) -> None:
-        """From now on it is among the loop's promises."""
+        """From now on it is among the loop's promises; a handle that was there before hears of it too."""
+        before = self.pending.get(promise.id)
+        if before is not None and before is not promise:
+            self._twins.setdefault(promise.id, []).append(before)
         self.pending[promise.id] = promise
 
     def handle(self, id: str, annotation: object) -> Promise[object]:

@@ -63,7 +63,7 @@ class Held:
 
     __slots__ = (
         "barrier", "blocked", "claim", "diverged", "history", "host", "id", "promise", "running", "seed",
-        "signal",
+        "signal", "timeout_at",
     )  # fmt: skip
 
     def __init__(self, host: Host, acquired: Acquired, promise: Promise[object]) -> None:
@@ -73,6 +73,7 @@ class Held:
         self.claim = Claim(task.id, task.version, host.process)
         self.promise = promise
         self.seed = task.seed
+        self.timeout_at = acquired.promise.timeout_at
         self.history: dict[str, PromiseRecord] = {record.id: record for record in acquired.preload}
         """What is recorded of earlier runs and has not been reached again."""
         self.running: dict[str, Running] = {}

@@ -80,7 +80,7 @@ class Promise(Coroutine[object, object, T_co], Generic[T_co]):
 
     __slots__ = (
         "__weakref__", "_annotation", "_births", "_drivers", "_raw", "_refusal", "_state", "_stored", "_tracker",
-        "_value", "heard", "id", "watcher",
+        "_value", "heard", "id", "watchers",
     )  # fmt: skip
 
     def __init__(self, id: str, tracker: Tracker, annotation: object, *, stored: bool = False) -> None:
@@ -88,7 +88,7 @@ class Promise(Coroutine[object, object, T_co], Generic[T_co]):
         """Its address: any process can await it, `dasync show` prints it."""
         self.heard = False
         """Whether anyone has asked for its outcome: a failure that nobody hears rejects the parent."""
-        self.watcher: Watcher | None = None
+        self.watchers: tuple[Watcher, ...] = ()
         """Who acts on its settlement before its awaiters do."""
         self._tracker = tracker
         self._annotation = annotation
@@ -170,8 +170,8 @@ class Promise(Coroutine[object, object, T_co], Generic[T_co]):
         self._state, self._raw, self._value = state, raw, value
         if not self._stored:
             self.mark_stored()
-        watcher, self.watcher = self.watcher, None
-        if watcher is not None:
+        watchers, self.watchers = self.watchers, ()
+        for watcher in watchers:
             watcher.settled()
 
     def expect(self, annotation: object) -> None:

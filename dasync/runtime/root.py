@@ -32,11 +32,14 @@ R = TypeVar("R")
 class Starter(Host, Protocol):
     """The runner, as roots see it."""
 
-    def reserve(self) -> bool:
-        """Keep room for one more task here; False: there is none."""
+    def reserve(self) -> int:
+        """Keep room for one more task here; 0: there is none."""
 
     def unreserve(self) -> None:
         """The task has come, or will not."""
+
+    def wake(self) -> None:
+        """There may be tasks to acquire."""
 
     def holds(self, id: str) -> bool:
         """Whether the task of that id runs here."""
@@ -139,7 +142,7 @@ class Root:
 
     def command(self) -> Command:
         host = self._host
-        self._reserved = self._local and host.reserve()
+        self._reserved = self._local and host.reserve() > 0
         if self._reserved:
             return TaskCreate(host.process, self._create, PYTHON)
         create = self._create
@@ -174,7 +177,9 @@ class Root:
             host.begin(Acquired(reply.task, record, ()), promise)
         elif mine is not None:
             host.begin(mine, promise)
-        elif reply.status is not Status.CREATED and not record.timer and not host.holds(promise.id):
+        elif reply.status is Status.CREATED:
+            host.wake()  # there was no room for it just now; this process may have some by the time it looks
+        elif not record.timer and not host.holds(promise.id):
             host.handlers.listen(promise)
 
     def failed(self, error: BaseException, *, final: bool) -> bool:

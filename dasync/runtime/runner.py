@@ -35,6 +35,9 @@ class Staff(Protocol):
     def call_at(self, at_ms: int, deadline: Deadline) -> None:
         """Write `deadline` when its time has come."""
 
+    def wake(self) -> None:
+        """There may be tasks to acquire."""
+
 
 class Runner:
     """Runs tasks of one process."""
@@ -120,7 +123,7 @@ class Runner:
             return
         held = Held(self, acquired, promise)
         self.worker.capacity.hold(held)
-        promise.watcher = held
+        promise.watchers += (held,)  # it may be a child of another execution here as well
         Execution(held, held.id, made, None).start(args, kwargs)
 
     def give_back(self, acquired: Acquired) -> None:
@@ -128,12 +131,16 @@ class Runner:
         task = acquired.task
         self.journal.ask(TaskRelease(Claim(task.id, task.version, self.process)), keep=True)
 
+    def wake(self) -> None:
+        """There may be tasks to acquire."""
+        self.worker.wake()
+
     def holds(self, id: str) -> bool:
         """Whether the task of that id runs here."""
         return id in self.worker.capacity.held
 
-    def reserve(self) -> bool:
-        """Keep room for one more task here; False: there is none."""
+    def reserve(self) -> int:
+        """Keep room for one more task here; 0: there is none."""
         return self.worker.capacity.reserve()
 
     def unreserve(self) -> None:

@@ -52,6 +52,11 @@ class FileLock:
         fcntl.lockf(self._fd, fcntl.LOCK_UN)
         self._threads.release()
 
+    @classmethod
+    def forget(cls) -> None:
+        """In a forked child: what the parent's threads hold is not waited for here."""
+        cls._open, cls._registry = {}, threading.Lock()
+
     def close(self) -> None:
         """Give it back; the last user of the path closes it."""
         with self._registry:
@@ -59,3 +64,6 @@ class FileLock:
             if self._users == 0:
                 self._open.pop(self._path, None)
                 os.close(self._fd)
+
+
+os.register_at_fork(after_in_child=FileLock.forget)

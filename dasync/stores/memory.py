@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from dasync.core import ids
 from dasync.core.invariants import Snapshot
@@ -21,7 +21,7 @@ from dasync.core.model import (
     TaskRecord,
     TaskState,
 )
-from dasync.ports import Clock, Found
+from dasync.ports import Clock, Found, Search
 from dasync.stores.rows import Changes, Rows, RowStore, T
 
 
@@ -128,29 +128,20 @@ class MemoryRows:
         if task.process is not None:
             self._held[task.process][task.id] = None
 
-    def search(
-        self,
-        state: State | None,
-        function: str | None,
-        id_prefix: str,
-        tags: Mapping[str, str] | None,
-        roots: bool,
-        limit: int,
-        cursor: str,
-    ) -> list[Found]:
+    def search(self, search: Search) -> list[Found]:
         def wanted(promise: PromiseRecord) -> bool:
             held = json.loads(promise.tags) if promise.tags else {}
             return (
-                promise.id > cursor
-                and promise.id.startswith(id_prefix)
-                and (state is None or promise.state is state)
-                and (function is None or promise.function == function)
-                and not (roots and ":" in promise.id)
-                and all(held.get(key) == value for key, value in (tags or {}).items())
+                promise.id > search.cursor
+                and promise.id.startswith(search.id_prefix)
+                and (search.state is None or promise.state is search.state)
+                and (search.function is None or promise.function == search.function)
+                and not (search.roots and ":" in promise.id)
+                and all(held.get(key) == value for key, value in (search.tags or {}).items())
             )
 
         found = [self._promises[id] for id in sorted(self._promises) if wanted(self._promises[id])]
-        return [Found(promise, self._tasks.get(promise.id)) for promise in found[:limit]]
+        return [Found(promise, self._tasks.get(promise.id)) for promise in found[: search.limit]]
 
     def subtree(self, id: str) -> Snapshot:
         low, high = ids.subtree(id)

@@ -24,9 +24,10 @@ from dasync.core.model import (
     TaskState,
 )
 from dasync.core.transition import Transition, View
-from dasync.ports import Clock, Committed, Found
+from dasync.ports import Clock, Committed, Found, Search
 
 T = TypeVar("T")
+EVERYTHING = Search()
 
 
 class Changes(NamedTuple):
@@ -59,17 +60,7 @@ class Rows(View, Protocol):
 
     def processes(self) -> list[ProcessRecord]: ...
 
-    def search(
-        self,
-        state: State | None,
-        function: str | None,
-        id_prefix: str,
-        tags: Mapping[str, str] | None,
-        roots: bool,
-        limit: int,
-        cursor: str,
-    ) -> list[Found]: ...
-
+    def search(self, search: Search) -> list[Found]: ...
     def subtree(self, id: str) -> Snapshot: ...
     def next_due(self) -> int | None: ...
     def missing(
@@ -324,18 +315,8 @@ class RowStore(ABC):
     async def transact(self, commands: Sequence[p.Command]) -> Committed:
         return await self._work(lambda rows: run_batch(rows, self._clock.now_ms(), commands))
 
-    async def search(
-        self,
-        *,
-        state: State | None = None,
-        function: str | None = None,
-        id_prefix: str = "",
-        tags: Mapping[str, str] | None = None,
-        roots: bool = False,
-        limit: int = 100,
-        cursor: str = "",
-    ) -> list[Found]:
-        return await self._look(lambda rows: rows.search(state, function, id_prefix, tags, roots, limit, cursor))
+    async def search(self, search: Search = EVERYTHING) -> list[Found]:
+        return await self._look(lambda rows: rows.search(search))
 
     async def subtree(self, id: str) -> Snapshot:
         return await self._look(lambda rows: rows.subtree(id))

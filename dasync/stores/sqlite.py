@@ -7,6 +7,7 @@ checkpoints queue on one file lock (`filelock.py` says why). Statements live in 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sqlite3
@@ -59,6 +60,7 @@ class SqliteStore(RowStore):
         self.path = os.path.abspath(path)
         self._durability = durability
         self._connection: aiosqlite.Connection | None = None
+        self._connecting = asyncio.Lock()
         self._lock: FileLock | None = None
         self._owner = 0
         self._hot = Hot()
@@ -73,20 +75,18 @@ class SqliteStore(RowStore):
             raise StoreUnavailable(f"{self.path}: cannot make its lock file: {error}") from error
         self._owner = os.getpid()
         try:
-            await self._connect()
+            await self._connected()
         except BaseException:
             await self.close()
             raise
 
     async def close(self) -> None:
+        if self._owner != os.getpid():  # never opened, or in a forked child: then it is the parent's to close
+            return
         connection, lock, self._connection, self._lock = self._connection, self._lock, None, None
-        if connection is not None and lock is not None:
-            with suppress(sqlite3.Error, ValueError):
-                # The last connection checkpoints as it closes, which must not race with another's commit.
-                await connection.execute(_locked(lock, sqlite3.Connection.close))
-            with suppress(sqlite3.Error, ValueError):
-                await connection.close()
         if lock is not None:
+            if connection is not None:
+                await _let_go(connection, lock)
             lock.close()
 
     async def changed(self) -> bool:
@@ -141,6 +141,7 @@ class SqliteStore(RowStore):
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         """Make or check the schema, then set what holds for this connection."""
+        _check_version(self.path, connection.execute("PRAGMA user_version").fetchone()[0])  # the WAL may be newer
         if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
             # Journal mode DELETE until the schema stands: it puts the header, our mark, into the file itself.
             script = files("dasync.stores").joinpath("schema.sql").read_text("utf-8")
@@ -152,45 +153,56 @@ class SqliteStore(RowStore):
 
     # -- hops
 
-    async def _connect(self) -> None:
-        lock = self._lock
-        if lock is None:
-            raise StoreUnavailable(f"{self.path}: the store is closed")
+    async def _connected(self) -> aiosqlite.Connection:
+        """The connection, fit for use; after an abandoned one a new one, which all who wait for it share."""
+        async with self._connecting:
+            if self._lock is None:
+                raise StoreUnavailable(f"{self.path}: the store is closed")
+            if self._connection is None:
+                try:
+                    self._connection = await self._connect(self._lock)
+                except sqlite3.Error as error:
+                    raise explain(self.path, error) from error
+            return self._connection
+
+    async def _connect(self, lock: FileLock) -> aiosqlite.Connection:
+        connection = await aiosqlite.connect(
+            self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, factory=_Connection
+        )
         try:
-            self._connection = await aiosqlite.connect(
-                self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, factory=_Connection
-            )
-            await self._connection.execute(_locked(lock, self._prepare))
-        except sqlite3.Error as error:
-            raise explain(self.path, error) from error
+            await connection.execute(_locked(lock, self._prepare))
+        except BaseException:
+            await _let_go(connection, lock)
+            raise
+        return connection
 
     async def _hop(self, work: Callable[[sqlite3.Connection], T]) -> T:
         if self._owner != os.getpid():
             raise StoreUnavailable(f"{self.path}: opened before a fork; open the store in the child process itself")
-        if self._connection is None:
-            await self._connect()
+        connection = self._connection or await self._connected()
         results: list[T] = []
 
         def keep(connection: sqlite3.Connection) -> None:
             results.append(work(connection))
 
         try:
-            if self._connection is None:
-                raise StoreUnavailable(f"{self.path}: the store is closed")
-            await self._connection.execute(keep)
+            await connection.execute(keep)
         except sqlite3.Error as error:
             if "IOERR" in _name(error):
-                await self._abandon()
+                await self._abandon(connection)
             raise explain(self.path, error) from error
+        except ValueError as error:
+            if connection is self._connection:
+                raise
+            raise StoreUnavailable(f"{self.path}: the store was closed, or its connection lost") from error
         return results[0]
 
-    async def _abandon(self) -> None:
+    async def _abandon(self, connection: aiosqlite.Connection) -> None:
         """After a failed read, write or sync the handle is not to be trusted: the next hop opens a new one."""
-        connection, self._connection = self._connection, None
-        self._hot.clear()
-        if connection is not None:
-            with suppress(sqlite3.Error, ValueError):
-                await connection.close()
+        if connection is self._connection and self._lock is not None:
+            self._connection = None
+            self._hot.clear()
+            await _let_go(connection, self._lock)
 
 
 def recognize(path: str) -> None:
@@ -201,7 +213,6 @@ def recognize(path: str) -> None:
     if os.path.isdir(path):
         raise StoreUnavailable(f"{path} is a folder; name a file")
     try:
-        size = os.path.getsize(path)
         with open(path, "rb") as file:
             header = file.read(_HEADER_BYTES)
         read_only = os.stat(path).st_mode & 0o222 == 0 or not os.access(path, os.W_OK)
@@ -212,24 +223,31 @@ def recognize(path: str) -> None:
     except OSError as error:
         raise StoreUnavailable(f"{path}: {error}") from error
     if header:
-        _recognize_header(path, size, header)
+        _recognize_header(path, header)
     if read_only:
         raise StoreUnavailable(f"{path} is read-only; make it writable or name another path")
 
 
-def _recognize_header(path: str, size: int, header: bytes) -> None:
+def _recognize_header(path: str, header: bytes) -> None:
     if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):
         raise StoreCorrupt(f"{path} is not a dasync store: it is no SQLite file, or its header is damaged")
     (page_size,) = struct.unpack_from(">H", header, 16)
     pages, version, mark = (struct.unpack_from(">I", header, at)[0] for at in (28, 60, 68))
     if mark != APPLICATION_ID:
         raise StoreCorrupt(f"{path} is not a dasync store: the SQLite file belongs to another program")
+    _check_version(path, version)
+    # Beside a journal somebody is at work on it, or died there and SQLite repairs it. The size is asked last.
+    at_work = any(os.path.exists(f"{path}-{kind}") for kind in ("wal", "journal"))
+    size = os.path.getsize(path)
+    if not at_work and size < pages * (65_536 if page_size == 1 else page_size):
+        raise StoreCorrupt(f"{path} is cut short: {size} bytes of {pages} pages; restore it from a backup")
+
+
+def _check_version(path: str, version: int) -> None:
     if version > SCHEMA_VERSION:
         raise StoreVersion(
             f"{path} has schema version {version}, this dasync knows {SCHEMA_VERSION}: install a newer dasync"
         )
-    if size < pages * (65_536 if page_size == 1 else page_size) and not os.path.exists(f"{path}-wal"):
-        raise StoreCorrupt(f"{path} is cut short: {size} bytes of {pages} pages; restore it from a backup")
 
 
 def _name(error: sqlite3.Error) -> str:
@@ -246,6 +264,14 @@ def explain(path: str, error: sqlite3.Error) -> StoreError:
         why = next((text for word, text in hint.items() if word in name), str(error))
         return StoreUnavailable(f"{path}: {why} ({name})")
     return StoreCorrupt(f"{path} is damaged ({error}); restore it from a backup")
+
+
+async def _let_go(connection: aiosqlite.Connection, lock: FileLock) -> None:
+    """Close it. The last connection checkpoints as it closes, which must not race with another's commit."""
+    with suppress(sqlite3.Error, ValueError):
+        await connection.execute(_locked(lock, sqlite3.Connection.close))
+    with suppress(sqlite3.Error, ValueError):
+        await connection.close()
 
 
 def _locked(lock: FileLock, work: Callable[[sqlite3.Connection], None]) -> Callable[[sqlite3.Connection], None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from zlib import crc32
 
 from dasync.core import ids
@@ -23,7 +23,7 @@ from dasync.core.model import (
     TaskState,
 )
 from dasync.errors import StoreCorrupt
-from dasync.ports import Found
+from dasync.ports import Found, Search
 from dasync.stores.rows import Changes
 
 HOT_TASKS = 10_000  # more than run at a time; beyond it everything is forgotten and read again
@@ -257,35 +257,26 @@ class SqliteRows:
 
     # -- what people and pages ask
 
-    def search(
-        self,
-        state: State | None,
-        function: str | None,
-        id_prefix: str,
-        tags: Mapping[str, str] | None,
-        roots: bool,
-        limit: int,
-        cursor: str,
-    ) -> list[Found]:
-        where, values = ["p.id > ?"], [cursor]
-        if state is not None:
+    def search(self, search: Search) -> list[Found]:
+        where, values = ["p.id > ?"], [search.cursor]
+        if search.state is not None:
             where.append("p.state = ?")
-            values.append(state.value)
-        if function is not None:
+            values.append(search.state.value)
+        if search.function is not None:
             where.append("p.function = ?")
-            values.append(function)
-        if id_prefix:
-            where.append("p.id >= ? AND p.id < ?")
-            values += [id_prefix, id_prefix[:-1] + chr(ord(id_prefix[-1]) + 1)]
-        if roots:
+            values.append(search.function)
+        if search.id_prefix:
+            where.append("p.id >= ? AND substr(p.id, 1, length(?)) = ?")
+            values += [search.id_prefix] * 3
+        if search.roots:
             where.append("instr(p.id, ':') = 0")
-        for key, value in (tags or {}).items():
+        for key, value in (search.tags or {}).items():
             where.append("p.tags != '' AND (SELECT value FROM json_each(p.tags) WHERE key = ?) = ?")
             values += [key, value]
         columns = ", ".join(f"p.{name}" for name in _PROMISE.split(", "))
         columns += ", " + ", ".join(f"t.{name}" for name in _TASK.split(", "))
         sql = f"SELECT {columns} FROM promises p LEFT JOIN tasks t ON t.id = p.id WHERE {' AND '.join(where)}"
-        rows = self._all(f"{sql} ORDER BY p.id LIMIT ?", *values, limit)
+        rows = self._all(f"{sql} ORDER BY p.id LIMIT ?", *values, search.limit)
         return [Found(_promise(row[:14]), None if row[14] is None else _task(row[14:])) for row in rows]
 
     def subtree(self, id: str) -> Snapshot:

@@ -54,10 +54,11 @@ class LocalTransport:
         self._socket: UNIXDatagramSocket | None = None
         self._listening: asyncio.Task[None] | None = None
         self._address = ""
+        self._on_ring: Callable[[], None] = lambda: None
 
     async def open(self, process: str, on_ring: Callable[[], None]) -> str:
         os.makedirs(self._folder, mode=0o700, exist_ok=True)
-        self._process = process
+        self._process, self._on_ring = process, on_ring
         self._lock = os.open(self._lock_path(process), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._own.add(self._lock_path(process))
@@ -69,7 +70,10 @@ class LocalTransport:
     def ring(self, addresses: Sequence[str]) -> None:
         if self._socket is None:
             return
-        _ring_from(self._socket.extra(SocketAttribute.raw_socket), addresses)
+        if self._address in addresses:  # its own bell cannot be lost: no other process's writes would make up for it
+            self._on_ring()
+        others = [address for address in addresses if address != self._address]
+        _ring_from(self._socket.extra(SocketAttribute.raw_socket), others)
 
     def dead(self, processes: Sequence[ProcessRecord]) -> list[str]:
         here = [process.id for process in processes if process.host == self.host]
@@ -138,15 +142,23 @@ def _file_name(process: str) -> str:
 
 
 class NoTransport:
-    """For a store that no other process can see."""
+    """For a store that no other process can see: its doorbells ring within this program."""
 
     host = "here"
+    _bells: ClassVar[dict[str, Callable[[], None]]] = {}
+
+    def __init__(self) -> None:
+        self._process = ""
 
     async def open(self, process: str, on_ring: Callable[[], None]) -> str:
-        return ""
+        self._process = process
+        self._bells[process] = on_ring
+        return process
 
     def ring(self, addresses: Sequence[str]) -> None:
-        """Nobody to wake."""
+        for address in addresses:
+            if address in self._bells:
+                self._bells[address]()
 
     def dead(self, processes: Sequence[ProcessRecord]) -> list[str]:
         return []
@@ -155,4 +167,4 @@ class NoTransport:
         """Nothing is left behind."""
 
     async def close(self) -> None:
-        """Nothing to take away."""
+        self._bells.pop(self._process, None)
