@@ -15,6 +15,7 @@ from dasync.core.invariants import Snapshot, inspect
 from dasync.core.model import PromiseRecord, State, TaskRecord
 from dasync.stores import rows
 from dasync.stores.memory import MemoryRows
+from dasync.stores.rows import Changes
 
 LEASE = 10_000
 FUNCTIONS = (("f", 1),)
@@ -45,11 +46,21 @@ def fulfill(held: p.Claim, value: bytes | None = b"v") -> p.TaskFulfill:
     return p.TaskFulfill(held, State.RESOLVED, value)
 
 
+class KeyedRows(MemoryRows):
+    """Rows whose keys are unique, as a database has it: what is born is not there yet."""
+
+    def write(self, changes: Changes) -> None:
+        assert not [promise for promise in changes.promises_born if self.promise(promise.id)]
+        assert not [task for task in changes.tasks_born if self.task(task.id)]
+        assert not [callback for callback in changes.callbacks_born if callback in self.callbacks(callback.awaited)]
+        super().write(changes)
+
+
 class World:
     """`do` commands, look at what became of them."""
 
     def __init__(self, *commands: p.Command) -> None:
-        self.rows = MemoryRows()
+        self.rows = KeyedRows()
         self.now = T0
         self.rung: tuple[str, ...] = ()
         if commands:

@@ -81,7 +81,7 @@ def task(
     """A task of that branch, scheduled on `loop`."""
     made: BranchTask[T] = BranchTask.__new__(BranchTask)
     made.branch = branch  # before __init__: an eager task takes its first step in there
-    made.__init__(coro, loop=loop, **options)  # type: ignore[misc]
+    made.__init__(coro, loop=loop, **options)  # type: ignore[misc]  # made in two steps
     return made
 
 

@@ -15,7 +15,7 @@ import struct
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.resources import files
-from typing import Literal
+from typing import Literal, cast
 
 import aiosqlite
 
@@ -42,6 +42,9 @@ _log = logging.getLogger("dasync.store")
 class _Connection(sqlite3.Connection):
     """Runs a callable in the connection's thread: aiosqlite's own way of handing work there, one hop for all of it."""
 
+    hot: Hot
+    """What this very connection knows: after a failure the next one begins anew."""
+
     def execute(self, sql, parameters=(), /):  # type: ignore[no-untyped-def]  # sqlite3's signature, widened by callables
         return sql(self) if callable(sql) else super().execute(sql, parameters)
 
@@ -63,7 +66,6 @@ class SqliteStore(RowStore):
         self._connecting = asyncio.Lock()
         self._lock: FileLock | None = None
         self._owner = 0
-        self._hot = Hot()
         self._checkpoint_at = CHECKPOINT_BYTES
         self._data_version = -1
 
@@ -112,14 +114,15 @@ class SqliteStore(RowStore):
     def _transaction(self, connection: sqlite3.Connection, work: Callable[[Rows], T]) -> T:
         if self._lock is None:
             raise StoreUnavailable(f"{self.path}: the store is closed")
+        hot = cast(_Connection, connection).hot
         with self._lock:
             connection.execute("BEGIN IMMEDIATE")
             try:
-                self._hot.begin(connection.execute("PRAGMA data_version").fetchone()[0])
-                result = work(SqliteRows(connection, self._hot))
+                hot.begin(connection.execute("PRAGMA data_version").fetchone()[0])
+                result = work(SqliteRows(connection, hot))
                 connection.execute("COMMIT")
             except BaseException:
-                self._hot.clear()
+                hot.clear()
                 if connection.in_transaction:
                     with suppress(sqlite3.Error):
                         connection.execute("ROLLBACK")
@@ -150,6 +153,7 @@ class SqliteStore(RowStore):
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         connection.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[self._durability]}")
         connection.execute("SELECT count(*) FROM promises").fetchone()
+        cast(_Connection, connection).hot = Hot()
 
     # -- hops
 
@@ -201,7 +205,6 @@ class SqliteStore(RowStore):
         """After a failed read, write or sync the handle is not to be trusted: the next hop opens a new one."""
         if connection is self._connection and self._lock is not None:
             self._connection = None
-            self._hot.clear()
             await _let_go(connection, self._lock)
 
 
