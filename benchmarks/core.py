@@ -20,14 +20,14 @@ import asyncio
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 
 import aiosqlite
+import anyio
 
 import dasync
 
@@ -64,7 +64,8 @@ async def echo(x: int) -> int:
 
 def row(number: int) -> tuple[object, ...]:
     at = 1_700_000_000_000
-    return (f"chain:{number}", "increment", 1, b"\x91\x01", None, "chain", 0, None, "", at, "resolved", at, b"\x02", number)
+    birth = (f"chain:{number}", "increment", 1, b"\x91\x01", None, "chain", 0, None, "", at)
+    return (*birth, "resolved", at, b"\x02", number)
 
 
 async def raw_connection(path: Path, durability: str) -> aiosqlite.Connection:
@@ -121,14 +122,14 @@ async def concurrent(path: Path, durability: str) -> float:
 
 async def remote(path: Path, durability: str) -> list[float]:
     async with dasync.EventLoop(str(path), durability=durability):  # type: ignore[arg-type]
-        worker = subprocess.Popen([sys.executable, __file__, "--worker", str(path), durability])
+        worker = await anyio.open_process([sys.executable, __file__, "--worker", str(path), durability])
         try:
             for number in range(20):
                 await echo(number)
             return [await timed(lambda: echo(1)) for _ in range(ROUND_TRIPS)]
         finally:
             worker.terminate()
-            worker.wait()
+            await worker.wait()
 
 
 async def work(path: str, durability: str) -> None:
@@ -142,12 +143,15 @@ async def steps(path: Path, durability: str) -> dict[str, float]:
         return {str(count): 1e6 * await timed(lambda: chain(count)) / count for count in (100, 1_000, 10_000)}  # noqa: B023  # awaited at once
 
 
-def compare(name: str, durability: str, runs: int, ours: Callable[..., Awaitable[float]], raw: Callable[..., Awaitable[float]]) -> dict[str, object]:
+Measured = Callable[[Path, str], Coroutine[object, object, float]]
+
+
+def compare(name: str, durability: str, runs: int, ours: Measured, raw: Measured) -> dict[str, object]:
     mine, theirs = [], []
     for run in range(runs):
         with tempfile.TemporaryDirectory() as folder:
-            theirs.append(asyncio.run(raw(Path(folder, "raw.db"), durability)))  # type: ignore[arg-type]
-            mine.append(asyncio.run(ours(Path(folder, "dasync.db"), durability)))  # type: ignore[arg-type]
+            theirs.append(asyncio.run(raw(Path(folder, "raw.db"), durability)))
+            mine.append(asyncio.run(ours(Path(folder, "dasync.db"), durability)))
         print(f"  {name}/{durability} run {run + 1} of {runs}", file=sys.stderr)
     return {
         "benchmark": name,
