@@ -8,11 +8,12 @@ import asyncio
 
 import dasync
 
-looked = asyncio.Event()
+outer_waits, looked = asyncio.Event(), asyncio.Event()
 
 
 @dasync.function
 async def inner() -> int:
+    outer_waits.set()
     await looked.wait()
     return 42
 
@@ -27,8 +28,7 @@ async def outer() -> int:
 async def main() -> None:
     async with dasync.EventLoop("memory:") as loop:
         promise = outer.options(id="outer")()
-        while not loop.awaiters:
-            await asyncio.sleep(0)
+        await outer_waits.wait()
         print("promises:", {id: p.state.value for id, p in loop.promises.items()})
         print("awaiters:", dict(loop.awaiters))
         looked.set()

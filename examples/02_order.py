@@ -11,6 +11,7 @@ import sys
 
 import dasync
 
+
 @dasync.function
 async def validate(order: str, cents: int) -> None:
     if cents <= 0:

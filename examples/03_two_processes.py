@@ -4,7 +4,6 @@ The two processes share nothing but the SQLite file. The caller here starts the 
 second terminal. Run it with `python examples/03_two_processes.py`.
 """
 
-import asyncio
 import os
 import subprocess
 import sys
@@ -18,21 +17,24 @@ async def cook(dish: str) -> str:
     return f"{dish} from process {os.getpid()}"
 
 
-async def main() -> None:
+async def order() -> None:
+    print(f"ordered in process {os.getpid()}", flush=True)
+    for dish in await dasync.all(cook("soup"), cook("noodles")):
+        print(dish)
+
+
+def main() -> None:
     with TemporaryDirectory() as folder:
         store = f"{folder}/restaurant.db"
         worker = subprocess.Popen(
             [sys.executable, "-m", "dasync", "worker", __file__, "--group", "kitchen", "--store", store]
         )
         try:
-            async with dasync.EventLoop(store):
-                print(f"ordered in process {os.getpid()}")
-                for dish in await dasync.all(cook("soup"), cook("noodles")):
-                    print(dish)
+            dasync.run(order, store=store)
         finally:
             worker.terminate()  # it drains: finishes what it runs, hands back the rest
             worker.wait()
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

@@ -57,6 +57,14 @@ async def until(fact: Callable[[], object]) -> None:
             await asyncio.sleep(0.001)
 
 
+async def until_rows(loop: dasync.EventLoop, fact: Callable[[Snapshot], object]) -> Snapshot:
+    """Let the asyncio loop turn until `fact` holds for the rows of the store; gives them."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not fact(found := await rows(loop)):  # noqa: ASYNC110  # rows that others write have no event
+            await asyncio.sleep(0.002)
+    return found
+
+
 async def ask(loop: dasync.EventLoop, command: Command) -> Reply:
     """Say `command` to the store and ring the doorbells, as another program on it would."""
     committed = await loop._store.transact([command])

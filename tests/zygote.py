@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 
 HERE = Path(__file__).parent
-PATIENCE_S = 60  # a child that lives longer hangs, and is killed
+PATIENCE_S = 20  # a child that lives longer hangs, and is killed
 
 
 class Child:

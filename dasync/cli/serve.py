@@ -55,6 +55,7 @@ async def _work(args: argparse.Namespace, names: Sequence[str]) -> None:
         async with loop, anyio.create_task_group() as services:
             _say_ready(args, loop, names)
             await anext(signals)
+            print(f"{loop.process} finishes what it runs; a second signal ends it at once", file=sys.stderr, flush=True)
             services.start_soon(_leave_at_once, signals)
             await loop.drain()
             services.cancel_scope.cancel()

@@ -113,7 +113,9 @@ class Held:
     def _halt(self, error: NonDeterminismError) -> None:
         if self.signal is None:
             self.host.journal.ask(TaskHalt(self.id), keep=True)
-            self.host.handlers.refuse(self.promise, error)
+            self._unwatch()
+            if not self.promise.watchers:  # else an execution here invoked it: it waits, as for a task elsewhere
+                self.host.handlers.refuse(self.promise, error)
             self.drop(LeaseLost(f"{self.id} has diverged"))
 
     def settled(self) -> None:
@@ -132,9 +134,13 @@ class Held:
         """End every execution of the task here; nothing is settled by it any more."""
         if self.signal is None:
             self.signal = signal
+            self._unwatch()
             for execution in list(self.running.values()):
                 execution.abandon()
             self.host.let_go(self)
+
+    def _unwatch(self) -> None:
+        self.promise.watchers = tuple(watcher for watcher in self.promise.watchers if watcher is not self)
 
 
 class Deadline:

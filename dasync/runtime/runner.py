@@ -119,7 +119,8 @@ class Runner:
             # What is recorded does not fit the code that is here: nothing is settled, nobody tries again by himself.
             _log.error("%s cannot run and is halted: %s", record.id, error)
             self.journal.ask(TaskHalt(record.id), keep=True)
-            self.handlers.refuse(promise, error)
+            if not promise.watchers:  # else an execution here invoked it: it waits, as for a task elsewhere
+                self.handlers.refuse(promise, error)
             return
         held = Held(self, acquired, promise)
         self.worker.capacity.hold(held)

@@ -30,6 +30,7 @@ Durability = Literal["power", "process"]
 APPLICATION_ID = 1684108153  # "dasy", as schema.sql sets it
 SCHEMA_VERSION = 1
 BUSY_TIMEOUT_S = 5.0  # for programs that write without our lock, such as the sqlite3 shell
+CHECKPOINT_LOOK = 16  # commits between looks at the length of the WAL
 CHECKPOINT_BYTES = 4 * 2**20  # of WAL: a short WAL keeps reads fast and bit rot in it rare
 _HEADER_BYTES = 100
 _MAGIC = b"SQLite format 3\x00"
@@ -67,6 +68,7 @@ class SqliteStore(RowStore):
         self._lock: FileLock | None = None
         self._owner = 0
         self._checkpoint_at = CHECKPOINT_BYTES
+        self._commits = 0
         self._data_version = -1
 
     async def open(self) -> None:
@@ -132,6 +134,9 @@ class SqliteStore(RowStore):
 
     def _checkpoint(self, connection: sqlite3.Connection) -> None:
         """Move the WAL into the file and cut it to nothing, when it is long and nobody is reading from it."""
+        self._commits += 1
+        if self._commits % CHECKPOINT_LOOK:
+            return
         try:
             size = os.stat(f"{self.path}-wal").st_size
             if size > self._checkpoint_at:

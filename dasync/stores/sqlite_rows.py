@@ -234,12 +234,12 @@ class SqliteRows:
         """Every changed row, a statement per table and kind of change."""
         self._hot.wrote(changes)
         c = changes
-        self._many(f"INSERT INTO promises VALUES ({_marks(14)})", [_promise_row(r) for r in c.promises_born])
+        self._insert("promises", [_promise_row(r) for r in c.promises_born])
         self._many(
             "UPDATE promises SET state = ?, settled_at = ?, value = ?, checksum = ? WHERE id = ?",
             [(r.state.value, r.settled_at, r.value, checksum(r), r.id) for r in c.promises_moved],
         )
-        self._many(f"INSERT INTO tasks VALUES ({_marks(11)})", [_task_row(r) for r in c.tasks_born])
+        self._insert("tasks", [_task_row(r) for r in c.tasks_born])
         self._many(
             "UPDATE tasks SET state = ?, version = ?, process = ?, python = ?, resumed = ? WHERE id = ?",
             [(r.state.value, *r[7:], r.id) for r in c.tasks_moved],
@@ -250,6 +250,20 @@ class SqliteRows:
         self._many("DELETE FROM listeners WHERE promise = ? AND process = ?", [r[:2] for r in c.listeners_gone])
         self._many("INSERT OR REPLACE INTO processes VALUES (?, ?, ?, ?, ?, ?, ?)", c.processes_kept)
         self._many("DELETE FROM processes WHERE id = ?", [(r.id,) for r in c.processes_gone])
+
+    def _insert(self, table: str, rows: Sequence[tuple[SqlValue, ...]]) -> None:
+        """Insert `rows`, many with one statement.
+
+        `executemany` lets go of the GIL for each row and then queues for it against the asyncio loop's thread: with
+        both threads busy that costs more than the rows do.
+        """
+        at = 0
+        for size in (100, 10, 1):
+            while len(rows) - at >= size:
+                one = f"({_marks(len(rows[at]))})"
+                values = [value for row in rows[at : at + size] for value in row]
+                self._connection.execute(f"INSERT INTO {table} VALUES {', '.join([one] * size)}", values)
+                at += size
 
     def _many(self, sql: str, rows: Sequence[tuple[SqlValue, ...]]) -> None:
         if rows:

@@ -1,0 +1,351 @@
+"""The command line as people and scripts use it: real processes, real stores, one line per error."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pty
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from shell import SHOP, TIMEOUT_S, dasync, dasync_json, environment, fails, python
+
+from dasync.cli import facts, main
+from dasync.core.protocol import TaskHalt
+from dasync.loop import EventLoop
+from dasync.render import clean, duration
+from dasync.runtime.decisions import promise as external
+from dasync.stores.sqlite import SqliteStore
+from dasync.system import SystemClock
+
+COMMANDS = ("show", "tree", "list", "resolve", "resume", "worker", "demo")
+HELP_S = 0.25
+HEAVY = ("asyncio", "anyio", "aiosqlite", "sqlite3", "cattrs", "msgpack", "rich", "dasync.loop")
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program with durable functions."""
+    path = tmp_path_factory.mktemp("shop") / "shop.py"
+    path.write_text(SHOP)
+    return path
+
+
+@pytest.fixture(scope="module")
+def filled(shop: Path) -> str:
+    """A store in which the shop has run; nobody changes it."""
+    store = str(shop.parent / "filled.db")
+    python(str(shop), store)
+    return store
+
+
+@pytest.fixture
+def store(shop: Path, tmp_path: Path) -> str:
+    """A store of one's own in which the shop has run."""
+    path = str(tmp_path / "own.db")
+    python(str(shop), path)
+    return path
+
+
+# -- the door ----------------------------------------------------------------------------------------------
+
+
+def test_help_is_quick() -> None:
+    """`dasync --help` takes less than 250 ms, and none of what is heavy is imported for it."""
+    command = [sys.executable, "-X", "importtime", "-m", "dasync", "--help"]
+    clock, spent_s = SystemClock(), 1.0
+    for _ in range(10):  # this machine may be busy with other things
+        began = clock.monotonic()
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment())
+        spent_s = min(spent_s, clock.monotonic() - began)
+        lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+        imported = {line.rpartition("|")[2].strip() for line in lines}
+        assert "argparse" in imported
+        assert imported.isdisjoint(HEAVY)
+        assert all(command in done.stdout for command in COMMANDS)
+        if spent_s < HELP_S:
+            return
+    pytest.fail(f"--help took {spent_s:.3f} s")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_explains_itsdasync_json(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The help of each command names the keys that `--json` prints."""
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert "--json prints" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        ((), "COMMAND"),
+        (("frobnicate",), "frobnicate"),
+        (("show",), "ID"),
+        (("list", "--limit", "0"), "whole number"),
+        (("list", "--state", "done"), "done"),
+        (("resolve", "x", "{"), "--text"),
+        (("worker", "shop", "--concurrency", "many"), "whole number"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(
+    arguments: tuple[str, ...], what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A command line that makes no sense is told in one line that says what is wrong."""
+    status, error = fails(capsys, *arguments)
+    assert status == 2
+    assert what in error
+
+
+@pytest.mark.parametrize("command", [("show", "x"), ("tree", "x"), ("list",), ("resolve", "x", "1"), ("resume", "x")])
+def test_a_store_that_is_not_there_is_not_made(
+    command: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """To look at a store that does not exist, or to change it, is an error and leaves no file behind."""
+    status, error = fails(capsys, *command, "--store", str(tmp_path / "none.db"))
+    assert status == 1
+    assert "--store" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_no_store_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file of somebody else's is refused by its header and stays as it is."""
+    path = tmp_path / "notes.db"
+    path.write_text("dear diary" * 100)
+    status, error = fails(capsys, "list", "--store", str(path))
+    assert status == 1
+    assert "not a dasync store" in error
+    assert path.read_text() == "dear diary" * 100
+
+
+@pytest.mark.parametrize("store", ["memory:", "postgresql://here/there"])
+def test_a_store_that_is_no_file_is_refused(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What cannot be looked into from another process is told so."""
+    assert fails(capsys, "list", "--store", store)[0] == 1
+
+
+def test_the_store_may_come_from_the_environment(filled: str) -> None:
+    """DASYNC_STORE names the store where no option does; a URL of SQLite's kind will do."""
+    env = environment() | {"DASYNC_STORE": f"sqlite:///{filled}"}
+    assert "bill-1" in python("-m", "dasync", "list", env=env)
+
+
+# -- looking -----------------------------------------------------------------------------------------------
+
+
+def test_show_tells_all_of_a_promise(filled: str) -> None:
+    """State, function, version, arguments, value, times, task and tags; as text and as JSON with stable keys."""
+    said = dasync_json("show", "bill-1", "--store", filled)
+    assert set(said) == set(facts.Shown.__annotations__)
+    assert said["arguments"] == {"args": [["tea"] * 11], "kwargs": {}}
+    assert (said["state"], said["function"], said["version"], said["value"]) == ("resolved", "bill", 2, 154)
+    assert said["tags"] == {"who": "ada"}
+    assert said["task"] == {
+        "state": "fulfilled", "version": 1, "process": None, "python": f"{sys.version_info[0]}.{sys.version_info[1]}",
+    }  # fmt: skip
+    child = dasync("show", "bill-1:0", "--store", filled)
+    assert '("tea", count=2)' in child
+    assert re.search(r"^value +14$", child, re.MULTILINE)
+    assert re.search(r"^parent +bill-1$", child, re.MULTILINE)
+
+
+def test_show_tells_how_a_promise_failed(filled: str) -> None:
+    """Type, message and the remote traceback of an error."""
+    said = dasync_json("show", "bill-2", "--store", filled)
+    error = said["error"]
+    assert isinstance(error, dict)
+    assert (said["state"], error["type"], error["message"]) == ("rejected", "LookupError", "no dodo since 1662")
+    assert "in price" in error["traceback"]
+    text = dasync("show", "bill-2", "--store", filled)
+    assert "LookupError: no dodo since 1662\n" in text
+    assert "Traceback (most recent call last):\n" in text
+
+
+def test_show_tells_who_waits_for_whom(filled: str) -> None:
+    """A suspended execution names what it waits for, and that names the execution."""
+    waiting = dasync_json("show", "approval", "--store", filled)
+    awaited = dasync_json("show", "approval:0", "--store", filled)
+    assert waiting["awaits"] == ["approval:0"]
+    assert awaited["awaited_by"] == ["approval"]
+    assert (awaited["function"], awaited["state"], awaited["settled_at"]) == (None, "pending", None)
+    assert dasync_json("show", "too-late", "--store", filled)["state"] == "timedout"
+
+
+def test_tree_draws_the_calls(filled: str) -> None:
+    """Children hang below their parent in the order of their places; states, durations and waits beside them."""
+    lines = dasync("tree", "bill-1", "--store", filled).splitlines()
+    assert re.fullmatch(r"bill-1  bill version 2  resolved in \d+ ms", lines[0])
+    assert [line.split("  ")[0] for line in lines[1:]] == [
+        *(f"├─ bill-1:{place}" for place in range(10)), "└─ bill-1:10",
+    ]  # fmt: skip
+    waiting = dasync("tree", "approval", "--store", filled)
+    root = r"^approval  approve  pending for .*  task suspended, version 1  waits for approval:0$"
+    assert re.search(root, waiting, re.M)
+    assert re.search(r"^└─ approval:0  \(settled outside\)  pending for .*  awaited by approval", waiting, re.M)
+    said = dasync_json("tree", "bill-1", "--store", filled)
+    nodes = said["promises"]
+    assert isinstance(nodes, list)
+    assert [(node["depth"], node["parent"]) for node in nodes] == [(0, None)] + [(1, "bill-1")] * 11
+    assert all(set(node) == set(facts.Node.__annotations__) for node in nodes)
+
+
+def test_tree_on_a_terminal_is_in_color(filled: str) -> None:
+    """On a terminal the same tree comes with colors."""
+    leader, follower = pty.openpty()
+    command = [sys.executable, "-m", "dasync", "tree", "bill-2", "--store", filled]
+    env = environment() | {"TERM": "xterm-256color"}
+    with subprocess.Popen(command, stdout=follower, env=env) as process:
+        os.close(follower)
+        said = b""
+        try:
+            while chunk := os.read(leader, 65536):
+                said += chunk
+        except OSError:  # Linux's way to say that the other end is closed
+            pass
+        assert process.wait(TIMEOUT_S) == 0
+    os.close(leader)
+    assert b"\x1b[31mrejected in" in said
+    assert b"bill-2:0" in said
+
+
+def test_list_goes_through_a_store_part_by_part(filled: str) -> None:
+    """`--limit` and `--cursor` give every promise once; `--state` and `--function` choose."""
+    found: list[str] = []
+    cursor: object = ""
+    while cursor is not None:
+        part = dasync_json("list", "--limit", "10", "--cursor", str(cursor), "--store", filled)
+        promises = part["promises"]
+        assert isinstance(promises, list)
+        assert all(set(one) == set(facts.Brief.__annotations__) for one in promises)
+        found += [one["id"] for one in promises]
+        cursor = part["cursor"]
+    assert found == sorted({*found})
+    assert {"approval", "approval:0", "bill-1", "bill-1:10", "bill-2", "too-late"} < set(found)
+    chosen = dasync("list", "--function", "price", "--state", "rejected", "--store", filled).splitlines()
+    assert chosen[0].split() == ["ID", "STATE", "FUNCTION", "TASK", "CREATED"]
+    assert [line.split()[0] for line in chosen[1:]] == ["bill-2:0"]
+    assert dasync("list", "--function", "nobody", "--store", filled) == "no promises\n"
+    assert "more with --cursor approval:0\n" in dasync("list", "--limit", "2", "--store", filled)
+
+
+@pytest.mark.parametrize("command", ["show", "tree"])
+def test_an_unknown_promise_is_an_error(command: str, filled: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A promise that is not there is told so, with what to do."""
+    status, error = fails(capsys, command, "nobody", "--store", filled)
+    assert status == 1
+    assert "dasync list" in error
+
+
+def test_a_reader_that_leaves_early_is_no_error(filled: str) -> None:
+    """`dasync list | head -1` ends quietly when head has gone."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "dasync", "list", "--store", filled]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, timeout=TIMEOUT_S, env=environment())
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_values_are_told_asdasync_json() -> None:
+    """What JSON has no form for becomes text; nothing is lost silently."""
+    value = {
+        1: (b"\x00\xff", {3, 2}, float("nan")), (1, "a"): datetime(2024, 2, 29, tzinfo=UTC),
+        "d": Decimal("1.10"), "t": timedelta(minutes=1), "n": None, "b": True,
+    }  # fmt: skip
+    assert facts.jsonable(value) == {
+        "1": ["base64:AP8=", [2, 3], "nan"], '[1, "a"]': "2024-02-29T00:00:00+00:00",
+        "d": "1.10", "t": 60.0, "n": None, "b": True,
+    }  # fmt: skip
+
+
+def test_a_payload_cannot_drive_the_terminal() -> None:
+    """Control characters are shown, not sent."""
+    assert clean("\x1b[2Jgone\r\nü") == "\\x1b[2Jgone\\r\\nü"
+
+
+@pytest.mark.parametrize(
+    ("ms", "text"),
+    [
+        (0, "0 ms"), (999, "999 ms"), (1500, "1.5 s"), (61_000, "1 min 1 s"), (7_500_000, "2 h 5 min"),
+        (90_000_000, "1 d 1 h"),
+    ],
+)
+def test_durations_have_two_units_at_most(ms: int, text: str) -> None:
+    """A duration is as exact as a reader needs."""
+    assert duration(ms) == text
+
+
+# -- changing ----------------------------------------------------------------------------------------------
+
+
+def test_resolve_settles_a_promise_of_somebody_outside(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It settles once: the same value again changes nothing, another one is an error."""
+    said = dasync_json("resolve", "approval:0", "true", "--store", store)
+    assert said == {"id": "approval:0", "state": "resolved", "value": True, "changed": True}
+    assert dasync_json("resolve", "approval:0", "true", "--store", store)["changed"] is False
+    status, error = fails(capsys, "resolve", "approval:0", "false", "--store", store)
+    assert status == 1
+    assert "another outcome" in error
+    assert dasync_json("show", "approval:0", "--store", store)["value"] is True
+    task = dasync_json("show", "approval", "--store", store)["task"]
+    assert isinstance(task, dict)
+    assert task["state"] == "pending"  # it was suspended, and may go on
+
+
+@pytest.mark.parametrize(
+    ("id", "what"), [("nobody", "dasync list"), ("approval", "settled by 'approve'"), ("too-late", "timedout")]
+)
+def test_resolve_refuses_what_is_not_to_be_settled_by_hand(
+    id: str, what: str, filled: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No unknown promise, none that a function computes, none that is settled."""
+    status, error = fails(capsys, "resolve", id, "1", "--store", filled)
+    assert status == 1
+    assert what in error
+
+
+def test_resolve_refuses_a_value_that_is_too_large(filled: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The limit of payloads holds here too."""
+    status, error = fails(capsys, "resolve", "approval:0", "x" * 2**22, "--text", "--store", filled)
+    assert status == 1
+    assert "more than the limit" in error
+
+
+@pytest.mark.asyncio
+async def test_resolve_wakes_who_waits(tmp_path: Path) -> None:
+    """The doorbell of the waiting process is rung: it does not wait for its next poll, a minute away."""
+    path = str(tmp_path / "bell.db")
+    async with asyncio.timeout(TIMEOUT_S), EventLoop(path, poll=60.0, lease=60.0, functions=[]):
+        promise = external(str, id="letter")
+        await promise.created()
+        command = (sys.executable, "-m", "dasync", "resolve", "letter", "--text", "dear", "--store", path)
+        process = await asyncio.create_subprocess_exec(*command, env=environment(), stdout=subprocess.PIPE)
+        assert await promise == "dear"
+        said, _ = await process.communicate()
+        assert said == b"letter is resolved\n"
+        assert process.returncode == 0
+
+
+def test_resume_sends_a_halted_task_again(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A halted task is pending again; one that is not halted, or not there, is an error."""
+
+    async def halt() -> None:
+        rows = SqliteStore(store, SystemClock())
+        await rows.open()
+        await rows.transact([TaskHalt("approval")])
+        await rows.close()
+
+    assert fails(capsys, "resume", "approval", "--store", store)[0] == 1
+    assert fails(capsys, "resume", "bill-1:0", "--store", store)[0] == 1
+    asyncio.run(halt())
+    assert "task halted" in dasync("tree", "approval", "--store", store)
+    said = dasync_json("resume", "approval", "--store", store)
+    task = said["task"]
+    assert isinstance(task, dict)
+    assert (said["id"], task["state"]) == ("approval", "pending")

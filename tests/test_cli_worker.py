@@ -1,0 +1,152 @@
+"""`dasync worker` as a process: ready, at work, drained, killed; programs that cannot work."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import pytest
+from shell import SHOP, TIMEOUT_S, environment, python
+from shell import dasync as command
+from shell import dasync_json as command_json
+
+import dasync
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A program with durable functions."""
+    path = tmp_path_factory.mktemp("shop") / "shop.py"
+    path.write_text(SHOP)
+    return path
+
+
+@pytest.fixture
+def store(shop: Path, tmp_path: Path) -> str:
+    """A store of one's own in which the shop has run."""
+    path = str(tmp_path / "own.db")
+    python(str(shop), path)
+    return path
+
+
+
+@contextmanager
+def _worker(
+    *arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """A worker in a process of its own; it is not there any more afterwards."""
+    command = [sys.executable, "-m", "dasync", "worker", *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, env=env or environment(), cwd=cwd, **pipes) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _line(stream: IO[str] | None) -> str:
+    """The next line that a worker prints."""
+    assert stream is not None
+    assert select.select([stream], [], [], TIMEOUT_S)[0], "nothing was said in time"
+    return stream.readline()
+
+
+async def _until(path: Path) -> None:
+    """Return once a file is there: a sign of life from another process."""
+    while not await asyncio.to_thread(path.exists):  # noqa: ASYNC110  # what is looked at is in another process
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.asyncio
+async def test_a_worker_finishes_what_runs_when_it_is_told_to_stop(shop: Path, tmp_path: Path) -> None:
+    """SIGTERM: nothing is acquired any more, the body that runs is finished, and the status is 0."""
+    path = str(tmp_path / "w.db")
+    with _worker(str(shop), "--store", path, "--group", "packers", "--process", "ann", "--json") as worker:
+        ready = json.loads(_line(worker.stdout))
+        assert ready["ready"] is True
+        assert ready["process"].startswith("ann@")
+        assert (ready["group"], ready["store"], ready["pid"]) == ("packers", path, worker.pid)
+        assert ready["functions"] == ["approve", "bill", "pack", "price"]
+        async with asyncio.timeout(TIMEOUT_S), dasync.EventLoop(path, functions=[]):
+            packed = dasync.remote("pack", on="packers")(str(tmp_path))
+            await _until(tmp_path / "began")
+            worker.send_signal(signal.SIGTERM)
+            assert "finishes what it runs" in await asyncio.to_thread(_line, worker.stderr)
+            left = dasync.remote("price", on="packers")("tea")
+            await left.created()
+            (tmp_path / "go").touch()
+            assert await packed == "packed"
+            assert await asyncio.to_thread(worker.wait, TIMEOUT_S) == 0
+            assert not left.done()
+
+
+@pytest.mark.asyncio
+async def test_a_second_signal_ends_a_worker_at_once(shop: Path, tmp_path: Path) -> None:
+    """Who does not want to wait for the end of a body sends again; another worker takes the task over."""
+    path = str(tmp_path / "w.db")
+    with _worker(str(shop), "--store", path, "--group", "packers") as worker:
+        ready = rf"packers-\w+@\w+ is ready: group packers, store {re.escape(path)}, functions approve, .*\n"
+        assert re.fullmatch(ready, _line(worker.stdout))
+        async with asyncio.timeout(TIMEOUT_S), dasync.EventLoop(path, functions=[]):
+            packed = dasync.remote("pack", on="packers")(str(tmp_path))
+            await _until(tmp_path / "began")
+            while worker.poll() is None:  # signals may be merged on their way
+                worker.send_signal(signal.SIGINT)
+                await asyncio.sleep(0.01)
+            assert worker.returncode == 128 + signal.SIGINT
+            (tmp_path / "go").touch()
+            with _worker(str(shop), "--store", path, "--group", "packers"):
+                assert await packed == "packed"
+
+
+def test_a_worker_takes_a_module_of_the_working_directory(shop: Path, store: str) -> None:
+    """APP as a module's name; DASYNC_STORE and DASYNC_GROUP as defaults; what was resolved meanwhile is finished."""
+    command("resolve", "approval:0", "true", "--store", store)
+    env = environment() | {"DASYNC_STORE": store, "DASYNC_GROUP": "default"}
+    with _worker("shop", cwd=shop.parent, env=env) as worker:
+        assert "group default" in _line(worker.stdout)
+        while (said := command_json("show", "approval", "--store", store))["state"] == "pending":
+            assert worker.poll() is None
+        assert said["value"] is True
+        worker.terminate()
+        assert worker.wait(TIMEOUT_S) == 0
+
+
+_F = "@dasync.function\nasync def f(): ..."
+
+
+@pytest.mark.parametrize(
+    ("app", "source", "what"),
+    [
+        ("nowhere.at_all", None, "no module"),
+        ("nowhere.py", None, "no file"),
+        ("broken.py", "x = 1 / 0", "ZeroDivisionError: division by zero at "),
+        ("garbled.py", "def", "SyntaxError"),
+        ("idle.py", "x = 1", "@dasync.function"),
+        ("exits.py", "import sys; sys.exit(3)", "__main__"),
+        ("json.py", "x = 1", "another name"),
+        ("twice.py", f"import dasync\n{_F}\n@dasync.function(name='f')\nasync def g(): ...", "name="),
+    ],
+)
+def test_a_program_that_cannot_work_is_told_why(app: str, source: str | None, what: str, tmp_path: Path) -> None:
+    """Whatever is wrong with APP is one line, and no store is made for it."""
+    if source is not None:
+        (tmp_path / app).write_text(source)
+    done = subprocess.run(
+        [sys.executable, "-m", "dasync", "worker", app, "--store", "w.db"],
+        capture_output=True, text=True, timeout=TIMEOUT_S, env=environment(), cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("dasync: ")
+    assert done.stderr.count("\n") == 1
+    assert what in done.stderr
+    assert not (tmp_path / "w.db").exists()
