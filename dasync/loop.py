@@ -239,6 +239,14 @@ class EventLoop:
         more = len(found) > limit
         return Page(tuple(found[:limit]), found[limit - 1].promise.id if more else None)
 
+    async def failed(self) -> BaseException:
+        """Wait until this EventLoop can write nothing more (a damaged store, a bug of ours), and say why.
+
+        A process that only serves others races this against its stop signal; else it would sit there for ever.
+        """
+        await self._handlers.ended.wait()
+        return self._handlers.error or StoreUnavailable("the EventLoop has ended")
+
     def snapshot(self) -> Snapshot:
         """What this EventLoop is doing now, frozen: for pages and metrics."""
         held, journal = self._worker.capacity.held, self._journal

@@ -85,7 +85,7 @@ class Store(Protocol):
         """Promises in the order of their ids."""
 
     async def subtree(self, id: str) -> Snapshot:
-        """A promise and all below it, with their tasks and who waits for them."""
+        """A promise and all below it, with their tasks, who waits for them and what they wait for."""
 
     async def next_due(self) -> int | None:
         """When the next deadline or lease comes due (ms)."""

@@ -61,20 +61,20 @@ ABLATIONS = {
         "creator=task.id, latest", "creator=None, latest", tests.test_born_settled, "authority_created_under_a_fence"
     ),
     "fence: deadline capped": Ablation(
-        "deadline = latest if deadline is None else min(deadline, latest)",
-        "pass",
+        "bounds = (command.timeout_at, None if command.timer else latest)",
+        "bounds = (command.timeout_at,)",
         tests.test_a_child_does_not_outlive_its_parent,
         "authority_created_under_a_fence",
     ),
     "fence: no deadline is capped too": Ablation(
-        "deadline = latest if deadline is None else min(deadline, latest)",
-        "deadline = deadline and min(deadline, latest)",
+        "bounds = (command.timeout_at, None if command.timer else latest)",
+        "bounds = (command.timeout_at, command.timeout_at and latest)",
         tests.test_a_child_does_not_outlive_its_parent,
         "authority_created_under_a_fence",
     ),
     "fence: a timer is not capped": Ablation(
-        "if latest is not None and not command.timer:",
-        "if latest is not None:",
+        "bounds = (command.timeout_at, None if command.timer else latest)",
+        "bounds = (command.timeout_at, latest)",
         tests.test_a_child_does_not_outlive_its_parent,
     ),
     "version raised": Ablation(

@@ -16,9 +16,9 @@ import pytest
 from shell import SHOP, TIMEOUT_S, dasync, dasync_json, environment, fails, python
 
 from dasync.cli import facts, main
+from dasync.cli.render import clean, duration
 from dasync.core.protocol import TaskHalt
 from dasync.loop import EventLoop
-from dasync.render import clean, duration
 from dasync.runtime.decisions import promise as external
 from dasync.stores.sqlite import SqliteStore
 from dasync.system import SystemClock

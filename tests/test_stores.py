@@ -164,7 +164,7 @@ async def test_search(store: RowStore) -> None:
 
 @pytest.mark.asyncio
 async def test_subtree(store: RowStore) -> None:
-    """A promise and all below it, whoever created it, and no neighbour whose id begins alike."""
+    """A promise, all below it and what these await, whoever created it, and no neighbour whose id begins alike."""
     await store.transact([join(), create("t", "g"), create("t-2", "g"), create("t1"), acquire()])
     under = [p.TaskFence(claim(), create(id, "g")) for id in ("t:0", "t:1", "t:~1.0")]
     await store.transact([*under, acquire(), p.TaskFence(claim("t:0"), create("t:0.0", listener="me"))])
@@ -172,7 +172,7 @@ async def test_subtree(store: RowStore) -> None:
     whole = await store.subtree("t")
     assert whole.promises.keys() == {"t", "t:0", "t:0.0", "t:1", "t:~1.0"}
     assert whole.tasks.keys() == {"t", "t:0", "t:1", "t:~1.0"}
-    assert {(callback.awaited, callback.awaiter) for callback in whole.callbacks} == {("t:0.0", "t:0")}
+    assert {(callback.awaited, callback.awaiter) for callback in whole.callbacks} == {("t:0.0", "t:0"), ("t-2", "t")}
     assert {listener.promise for listener in whole.listeners} == {"t:0.0"}
     assert (await store.subtree("t:0")).promises.keys() == {"t:0", "t:0.0"}
     assert (await store.subtree("nothing")).promises == {}

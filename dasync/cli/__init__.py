@@ -171,16 +171,14 @@ def _print(args: argparse.Namespace, facts: object, text: Callable[[], str]) -> 
 
 
 def _show(args: argparse.Namespace) -> int:
-    from dasync import render
-    from dasync.cli import commands
+    from dasync.cli import commands, render
 
     facts = commands.run(commands.show(args.store, args.id))
     return _print(args, facts, lambda: render.promise(facts))
 
 
 def _tree(args: argparse.Namespace) -> int:
-    from dasync import render
-    from dasync.cli import commands
+    from dasync.cli import commands, render
 
     facts = commands.run(commands.tree(args.store, args.id))
     if not args.json and sys.stdout.isatty():
@@ -190,8 +188,7 @@ def _tree(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from dasync import render
-    from dasync.cli import commands
+    from dasync.cli import commands, render
 
     wanted = commands.Wanted(args.state, args.function, args.limit, args.cursor)
     facts = commands.run(commands.search(args.store, wanted))

@@ -52,13 +52,23 @@ async def _work(args: argparse.Namespace, names: Sequence[str]) -> None:
             concurrency=args.concurrency,
             durability=args.durability,
         )
+        failures: list[BaseException] = []
         async with loop, anyio.create_task_group() as services:
             _say_ready(args, loop, names)
+            services.start_soon(_note_failure, loop, failures, services.cancel_scope)
             await anext(signals)
             print(f"{loop.process} finishes what it runs; a second signal ends it at once", file=sys.stderr, flush=True)
             services.start_soon(_leave_at_once, signals)
             await loop.drain()
             services.cancel_scope.cancel()
+    if failures:
+        raise DasyncError(f"{loop.process} stops: {failures[0]}")
+
+
+async def _note_failure(loop: EventLoop, failures: list[BaseException], scope: anyio.CancelScope) -> None:
+    """A worker that can write nothing more is of no use to anybody."""
+    failures.append(await loop.failed())
+    scope.cancel()
 
 
 async def _leave_at_once(signals: AsyncIterator[signal.Signals]) -> None:

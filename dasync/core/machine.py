@@ -193,12 +193,12 @@ def _create(now: int, command: p.PromiseCreate, view: View, *, creator: str | No
 
 
 def _born(now: int, command: p.PromiseCreate, creator: str | None, latest: int | None) -> PromiseRecord:
-    deadline = command.timeout_at
-    if latest is not None and not command.timer:
-        deadline = latest if deadline is None else min(deadline, latest)
+    bounds = (command.timeout_at, None if command.timer else latest)
+    deadline = min((at for at in bounds if at is not None), default=None)
+    invoked_at = now if command.invoked_at is None else min(now, command.invoked_at)
     record = PromiseRecord(
         command.id, command.function, command.version, command.param, command.target, creator,
-        command.timer, deadline, command.tags, now, State.PENDING, None, None,
+        command.timer, deadline, command.tags, invoked_at, State.PENDING, None, None,
     )  # fmt: skip
     if _is_due(record, now):
         return as_of(record._replace(created_at=deadline or 0), now)  # born settled, at its deadline

@@ -141,6 +141,8 @@ class PromiseCreate:
     listener: str | None = None
     state: State = State.PENDING
     value: bytes | None = None
+    invoked_at: int | None = None
+    """When it was invoked, for one that is born settled; None: now."""
 
     def __post_init__(self) -> None:
         ids.check(self.id)

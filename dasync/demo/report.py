@@ -13,8 +13,8 @@ from typing import NamedTuple, Protocol
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from dasync.cli.render import columns
 from dasync.demo.survey import Count
-from dasync.render import columns
 
 SHOWN_PACKAGES = 10
 HEAD = ("package", "files", "lines", "code tokens", "functions")

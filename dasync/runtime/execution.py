@@ -32,7 +32,7 @@ class Child:
     """An invocation made inside an execution, and the journal's entry for it: created, then settled."""
 
     __slots__ = (
-        "_remote", "_sent", "_stored", "function", "held", "local", "param", "parent", "promise", "queued", "raw",
+        "_begun_at", "_sent", "_stored", "function", "held", "local", "param", "parent", "promise", "queued", "raw",
         "state", "tags", "target", "timeout_at", "timer", "value", "version",
     )  # fmt: skip
 
@@ -66,6 +66,7 @@ class Child:
         self.value: object = None
         self.queued = False
         self._stored = False
+        self._begun_at = parent.held.host.clock.now_ms()
         self._sent = State.PENDING
 
     def recall(self) -> PromiseRecord | None:
@@ -113,7 +114,7 @@ class Child:
             PromiseCreate(
                 self.promise.id, self.function, self.version, self.param, self.target, self.timer, self.timeout_at,
                 self.tags, self.held.random_seed(self.promise.id)[:SEED_BYTES] if self.target else b"", None,
-                self.held.host.process if waited else None, self.state, self.raw,
+                self.held.host.process if waited else None, self.state, self.raw, self._begun_at,
             ),
         )  # fmt: skip
 

@@ -41,6 +41,8 @@ class Handlers:
         self._asyncio: asyncio.AbstractEventLoop | None = None
         self.error: BaseException | None = None
         """What has ended the writing, if anything has."""
+        self.ended = asyncio.Event()
+        """Set when the writing has ended."""
 
     # -- the three handlers
 
@@ -153,6 +155,7 @@ class Handlers:
             self.error = error
             _log.critical("dasync stops writing: %s", error)
             self.fail_outside(error)
+            self.ended.set()
 
     def fail_outside(self, error: BaseException) -> None:
         """Raise `error` where anybody but an execution awaits."""

@@ -154,7 +154,12 @@ class MemoryRows:
         return Snapshot(
             {id: promise for id, promise in self._promises.items() if wanted(id)},
             {id: task for id, task in self._tasks.items() if wanted(id)},
-            frozenset(one for id, waiting in self._callbacks.items() if wanted(id) for one in waiting.values()),
+            frozenset(
+                one
+                for waiting in self._callbacks.values()
+                for one in waiting.values()
+                if wanted(one.awaited) or wanted(one.awaiter)
+            ),
             frozenset(one for id, hearing in self._listeners.items() if wanted(id) for one in hearing.values()),
             dict(self._processes),
         )

@@ -295,9 +295,9 @@ class SqliteRows:
 
     def subtree(self, id: str) -> Snapshot:
         low, high = ids.subtree(id)
-        span = "(id = ? OR (id > ? AND id < ?))"
-        bounds = (id, low, high)
-        return self._snapshot(span, span, span.replace("id", "awaited"), span.replace("id", "promise"), bounds)
+        span = "(id = ?1 OR (id > ?2 AND id < ?3))"
+        waits = f"{span.replace('id', 'awaited')} OR {span.replace('id', 'awaiter')}"
+        return self._snapshot(span, span, waits, span.replace("id", "promise"), (id, low, high))
 
     def snapshot(self) -> Snapshot:
         return self._snapshot("1", "1", "1", "1", ())
