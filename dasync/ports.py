@@ -87,6 +87,9 @@ class Store(Protocol):
     async def subtree(self, id: str) -> Snapshot:
         """A promise and all below it, with their tasks, who waits for them and what they wait for."""
 
+    async def news(self, process: str) -> list[PromiseRecord]:
+        """Promises that are settled, of which `process` wanted to be told and has not acknowledged it."""
+
     async def next_due(self) -> int | None:
         """When the next deadline or lease comes due (ms)."""
 

@@ -34,7 +34,7 @@ from dasync.ports import Clock, Entropy, Store, Transport
 from dasync.runtime.capacity import Capacity
 from dasync.runtime.deadlines import Deadlines
 from dasync.runtime.held import Deadline, Held
-from dasync.runtime.journal import Journal
+from dasync.runtime.journal import Acknowledgement, Journal
 
 BEATS_PER_LEASE = 3  # a heartbeat may fail twice before the lease is gone
 DRAIN_LOOK_S = 0.01  # how often a drain looks for what only waits by now
@@ -62,6 +62,9 @@ class Employer(Protocol):
 
     def run(self, acquired: Acquired) -> None:
         """Run a task that was just acquired."""
+
+    def listens(self) -> bool:
+        """Whether this process waits for anything that is settled elsewhere."""
 
     def news(self, record: PromiseRecord) -> None:
         """A promise is settled that this process may wait for."""
@@ -106,7 +109,6 @@ class Worker:
         self._services: list[asyncio.Task[None]] = []
         self._others: list[ProcessRecord] = []
         self._next_due: int | None = None
-        self._acknowledged: list[str] = []
         self._unknown: set[tuple[str, int]] = set()
         self._told: set[tuple[str, int]] = set()
 
@@ -213,17 +215,19 @@ class Worker:
 
     async def _round(self) -> None:
         """Take what is new: news first, then tasks."""
-        receive = self._journal.ask(Receive(self.process, tuple(self._acknowledged)), keep=True)
-        await self._acquire()
-        reply = await receive
-        self._acknowledged = [record.id for record in reply.settled]
-        for record in reply.settled:
+        news = await self._store.news(self.process) if self._employer.listens() else []
+        for record in news:
             self._employer.news(record)
+        if news:
+            # What is not acknowledged is read again; so this can wait for the next batch.
+            self._journal.write_behind(Acknowledgement(Receive(self.process, tuple(record.id for record in news))))
+        await self._acquire()
 
     async def _acquire(self) -> None:
         functions = self._employer.functions()
         self._more = bool(functions)
-        while functions and (limit := self.capacity.reserve(MAX_ACQUIRE)):
+        # Half of the room at most: roots that are invoked here meanwhile start at once.
+        while functions and (limit := self.capacity.reserve(min(MAX_ACQUIRE, (self.capacity.room + 1) // 2))):
             terms = self._terms
             targets = (terms.group, f"{terms.group}/{terms.name}")
             acquire = TaskAcquire(self.process, targets, functions, limit, terms.python)
@@ -282,7 +286,6 @@ class Worker:
         for held in tasks:
             held.lost(reason)
         await self._take_lease()
-        self._acknowledged = []
         self._employer.rejoined()
         self.wake()
 

@@ -1,19 +1,34 @@
-"""What every test gets: a registry of functions of its own."""
+"""What every test gets: a registry of functions as a program of its own would have it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from dasync.runtime import function
+from dasync.runtime.function import Function
+
+HERE = Path(__file__).parent
 
 
 @pytest.fixture(autouse=True)
-def _own_registry() -> Iterator[None]:
-    """Functions and errors that a test registers are forgotten after it, so that no test sees another's names."""
+def _own_registry(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test sees the functions of its module and of those that it imports, of no other test module, and what it
+    registers itself is forgotten after it: one name may mean one thing here and another there."""
     registries = (function._functions, function._conflicts, function._errors)
     before = [dict(registry) for registry in registries]
+    for key, made in list(function._functions.items()):
+        if Path(function._file(made)).parent == HERE:
+            del function._functions[key]
+    function._conflicts.clear()
+    imported = [thing for thing in vars(request.module).values() if isinstance(thing, ModuleType)]
+    for module in (*imported, request.module):
+        for made in vars(module).values():
+            if isinstance(made, Function) and not made.declared:
+                function._functions[made.name, made.version] = made
     yield
     for registry, was in zip(registries, before, strict=True):
         registry.clear()

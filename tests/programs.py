@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -40,6 +41,15 @@ class Plan:
         """One line of the ledger; it is in the file when this returns."""
         with open(self.ledger, "a", encoding="utf-8") as file:
             file.write(line + "\n")
+
+    def let_go(self) -> None:
+        """Put the file there."""
+        with open(f"{self.ledger}.go", "w"):
+            pass
+
+    def may_go(self) -> bool:
+        """Whether somebody has put the file there that lets everything go on."""
+        return os.path.exists(f"{self.ledger}.go")
 
     def reach(self, point: str) -> None:
         """The program has come to `point`, which may be where it ends."""
@@ -268,23 +278,110 @@ def run_one(path: str, ledger: str, name: str, die_at: str = "", days: float = 0
     return asyncio.run(main())
 
 
+# -- a disk that is full for a while ------------------------------------------------------------------------
+
+
+@dasync.function
+async def keeps(text: str) -> int:
+    return len(text)
+
+
+@dasync.function
+async def goes_on(count: int) -> list[int]:
+    plan.write("begun")
+    while not plan.may_go():  # noqa: ASYNC110  # a file has no event
+        await asyncio.sleep(0.005)
+    return [await keeps("x" * 10_000) for _ in range(count)]
+
+
+def full_disk(path: str, ledger: str) -> list[object]:
+    """Write until no file may grow any more, make room, go on: acknowledged ids, the error, what came after."""
+    plan.__init__(ledger)  # type: ignore[misc]  # this process's own
+
+    async def main() -> list[object]:
+        async with dasync.EventLoop(path, durability="process", poll=0.05) as loop:
+            patient = goes_on.options(id="patient")(3)
+            await patient.created()
+            resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
+            acknowledged, error = ["patient"], ""
+            while not error:
+                try:
+                    promise = keeps.options(id=f"k{len(acknowledged)}")("x" * 20_000)
+                    await promise.created()
+                    acknowledged.append(promise.id)
+                    await promise
+                except dasync.StoreUnavailable as refused:
+                    error = str(refused)
+            plan.write("full")
+            plan.let_go()  # the patient one works on while nothing can be written
+            await asyncio.sleep(0.05)
+            still = patient.done()
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            again = await keeps.options(id="again")("y" * 20_000)
+            return [acknowledged, error, still, again, await patient, loop.process]
+
+    return asyncio.run(main())
+
+
+# -- what workers do
+
+
+@dasync.function
+async def loiter(name: str) -> str:
+    """Run until somebody puts a file there."""
+    plan.write(f"begin {name} {os.getpid()}")
+    try:
+        while not plan.may_go():  # noqa: ASYNC110  # a file has no event
+            await asyncio.sleep(0.005)
+    except BaseException as error:
+        plan.write(f"ended {name} {os.getpid()} {type(error).__name__}")
+        raise
+    return f"{name} by {os.getpid()}"
+
+
+@dasync.function
+async def chatters(name: str) -> str:
+    """Write all the time."""
+    plan.write(f"begin {name} {os.getpid()}")
+    count = 0
+    while not plan.may_go():
+        await chat(count)
+        await asyncio.sleep(0.002)
+        count += 1
+    return f"{name} by {os.getpid()}"
+
+
+@dasync.function
+async def chat(count: int) -> int:
+    return os.getpid()
+
+
+@dasync.function
+async def waits(gate: str) -> str:
+    plan.write(f"begin {gate} {os.getpid()}")
+    return f"{await dasync.promise(str, id=gate)} by {os.getpid()}"
+
+
 # -- a group's worker ------------------------------------------------------------------------------------------------
 
 
-def worker(path: str, ledger: str, group: str, seconds: float = 30, lease: float = 10) -> None:
-    """Serve `group` for a while; SIGTERM drains."""
+def worker(
+    path: str, ledger: str, group: str, lease: float = 10, poll: float = 0.05, names: Sequence[str] | None = None
+) -> None:
+    """Serve `group` until SIGTERM, which drains; `names` limits what it runs."""
     plan.__init__(ledger)  # type: ignore[misc]  # this process's own
     logging.basicConfig(filename=f"{ledger}.log", level=logging.INFO)
 
     async def main() -> None:
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-        async with dasync.EventLoop(path, group=group, durability="process", lease=lease, poll=0.05) as loop:
-            plan.write(f"up {loop.process}")
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await stop.wait()
-            await loop.drain(5)
-        plan.write("down")
+        functions = None if names is None else [globals()[name] for name in names]
+        async with dasync.EventLoop(
+            path, group=group, durability="process", lease=lease, poll=poll, functions=functions
+        ) as loop:
+            plan.write(f"up {os.getpid()} {loop.process}")
+            await stop.wait()
+            await loop.drain(0.5)
+        plan.write(f"down {os.getpid()}")
 
     asyncio.run(main())

@@ -455,6 +455,11 @@ def test_born_settled() -> None:
     assert child is not None
     assert (child.state, child.value, child.settled_at, child.creator) == (State.RESOLVED, b"8", T0, "t")
     assert world.rung == ()
+    for invoked_at, kept in ((T0 - 7, T0 - 7), (T0 + 7, T0)):  # when it was invoked, but never later than now
+        id = f"t:{invoked_at}"
+        begun = world.do(p.TaskFence(claim(), create(id, state=State.RESOLVED, invoked_at=invoked_at))).promise
+        assert begun is not None
+        assert (begun.created_at, begun.settled_at) == (kept, T0)
     late = world.do(create("late", "g", timeout_at=T0 - 5)).promise
     assert late is not None
     assert (late.state, late.created_at, late.settled_at) == (State.TIMEDOUT, T0 - 5, T0 - 5)

@@ -83,7 +83,7 @@ class Handlers:
         """Whether anybody in this process waits for it now."""
         return promise.id in self.awaiters
 
-    def refuse(self, promise: Promise[object], error: Exception) -> None:
+    def refuse(self, promise: Promise[object], error: BaseException) -> None:
         """It cannot be had: tell who awaits it. Nothing is settled."""
         twins = self._twins.pop(promise.id, [])
         if promise in twins:

@@ -62,6 +62,24 @@ class Question:
         return True
 
 
+class Acknowledgement:
+    """An entry whose reply nobody needs."""
+
+    __slots__ = ("_command",)
+
+    def __init__(self, command: Command) -> None:
+        self._command = command
+
+    def command(self) -> Command:
+        return self._command
+
+    def replied(self, reply: Reply) -> None:
+        """Nobody asked."""
+
+    def failed(self, error: BaseException, *, final: bool) -> bool:
+        return True
+
+
 class Journal:
     """The one way of this process to its store."""
 

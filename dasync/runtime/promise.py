@@ -40,7 +40,7 @@ class Tracker(Protocol):
     def return_(self, promise: Promise[object], state: State, raw: bytes | None, value: object = ...) -> None:
         """It is settled, durably: resume who awaits it."""
 
-    def refuse(self, promise: Promise[object], error: Exception) -> None:
+    def refuse(self, promise: Promise[object], error: BaseException) -> None:
         """It cannot be had: tell who awaits it. Nothing is settled."""
 
     def urge(self) -> None:
@@ -96,7 +96,7 @@ class Promise(Coroutine[object, object, T_co], Generic[T_co]):
         self._raw: bytes | None = None
         self._value: object = UNREAD
         self._stored = stored
-        self._refusal: Exception | None = None
+        self._refusal: BaseException | None = None
         self._births: list[asyncio.Future[None]] | None = None
         self._drivers: dict[asyncio.Task[object] | None, Generator[object, object, T_co]] | None = None
 
@@ -178,7 +178,7 @@ class Promise(Coroutine[object, object, T_co], Generic[T_co]):
         """Its value will be of that type."""
         self._annotation = annotation
 
-    def refuse(self, error: Exception) -> None:
+    def refuse(self, error: BaseException) -> None:
         """It cannot stand for what was invoked: whoever asks gets `error`. Nothing is settled."""
         self._refusal = error
         self.mark_stored()

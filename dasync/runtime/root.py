@@ -178,7 +178,8 @@ class Root:
         elif mine is not None:
             host.begin(mine, promise)
         elif reply.status is Status.CREATED:
-            host.wake()  # there was no room for it just now; this process may have some by the time it looks
+            if self._local:
+                host.wake()  # there was no room for it just now; there may be some by the time it looks
         elif not record.timer and not host.holds(promise.id):
             host.handlers.listen(promise)
 
@@ -187,8 +188,7 @@ class Root:
             return False
         if self._reserved:
             self._host.unreserve()
-        told = error if isinstance(error, Exception) else StoreUnavailable(str(error))
-        self._host.handlers.refuse(self._promise, told)
+        self._host.handlers.refuse(self._promise, error)
         return True
 
 

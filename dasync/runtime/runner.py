@@ -85,6 +85,10 @@ class Runner:
             self.call_at(record.timeout_at, Deadline(self, promise))
         self.begin(acquired, promise)
 
+    def listens(self) -> bool:
+        """Whether this process may wait for anything that is settled elsewhere: for more than the tasks it holds."""
+        return len(self.handlers.pending) > len(self.worker.capacity.held)
+
     def news(self, record: PromiseRecord) -> None:
         """A promise is settled that this process may wait for."""
         promise = self.handlers.pending.get(record.id)

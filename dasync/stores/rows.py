@@ -321,6 +321,14 @@ class RowStore(ABC):
     async def subtree(self, id: str) -> Snapshot:
         return await self._look(lambda rows: rows.subtree(id))
 
+    async def news(self, process: str) -> list[PromiseRecord]:
+        def read(rows: Rows) -> list[PromiseRecord]:
+            fired = [listener.promise for listener in rows.listening(process) if listener.fired]
+            rows.prefetch(fired, (), ())
+            return [record for id in fired if (record := rows.promise(id)) is not None]
+
+        return await self._look(read)
+
     async def next_due(self) -> int | None:
         return await self._look(lambda rows: rows.next_due())
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Sequence
+from functools import cache
 from zlib import crc32
 
 from dasync.core import ids
@@ -145,10 +146,10 @@ class SqliteRows:
         self._promises = {id: hot.promises.get(id) for id in promises}
         self._tasks = {id: hot.tasks.get(id) for id in tasks}
         if cold := [id for id, record in self._promises.items() if record is None]:
-            rows = self._all(f"SELECT {_PROMISE} FROM promises WHERE id {_IN}", json.dumps(cold))
+            rows = self._all(f"SELECT {_PROMISE} FROM promises WHERE id {_in(cold)}", _key(cold))
             self._promises.update((record.id, record) for record in map(_promise, rows))
         if cold := [id for id, task in self._tasks.items() if task is None]:
-            rows = self._all(f"SELECT {_TASK} FROM tasks WHERE id {_IN}", json.dumps(cold))
+            rows = self._all(f"SELECT {_TASK} FROM tasks WHERE id {_in(cold)}", _key(cold))
             for task in map(_task, rows):
                 self._tasks[task.id] = task
                 if task.state is TaskState.ACQUIRED and (promise := self._promises.get(task.id)) is not None:
@@ -204,7 +205,7 @@ class SqliteRows:
         return [_task(row) for row in self._all(f"SELECT {_TASK} FROM tasks WHERE process = ? ORDER BY id", process)]
 
     def listening(self, process: str) -> Sequence[ListenerRecord]:
-        rows = self._all("SELECT promise, process, fired FROM listeners WHERE process = ? ORDER BY promise", process)
+        rows = self._all("SELECT * FROM listeners WHERE process = ? ORDER BY promise", process)
         return [ListenerRecord(str(row[0]), str(row[1]), row[2] == 1) for row in rows]
 
     def acquirable(
@@ -260,9 +261,8 @@ class SqliteRows:
         at = 0
         for size in (100, 10, 1):
             while len(rows) - at >= size:
-                one = f"({_marks(len(rows[at]))})"
                 values = [value for row in rows[at : at + size] for value in row]
-                self._connection.execute(f"INSERT INTO {table} VALUES {', '.join([one] * size)}", values)
+                self._connection.execute(_insertion(table, len(rows[at]), size), values)
                 at += size
 
     def _many(self, sql: str, rows: Sequence[tuple[SqlValue, ...]]) -> None:
@@ -337,5 +337,15 @@ class SqliteRows:
         return [one for one in needed if one not in functions]
 
 
-def _marks(count: int) -> str:
-    return ", ".join("?" * count)
+@cache
+def _insertion(table: str, columns: int, rows: int) -> str:
+    one = f"({', '.join('?' * columns)})"
+    return f"INSERT INTO {table} VALUES {', '.join([one] * rows)}"
+
+
+def _in(ids: Sequence[str]) -> str:
+    return "= ?" if len(ids) == 1 else _IN
+
+
+def _key(ids: Sequence[str]) -> str:
+    return ids[0] if len(ids) == 1 else json.dumps(ids)
