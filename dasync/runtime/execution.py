@@ -250,9 +250,8 @@ class Execution:
         if record is not None and record.value is not None:
             return cast(int, codec.decode(record.value))
         now_ms = host.clock.now_ms()
-        if self.held.barrier is None or self.held.barrier.done():
-            self.held.barrier = asyncio.get_running_loop().create_future()
-        barrier = self.held.barrier
+        # Records become durable in order, so the last decision's barrier stands for those before it.
+        barrier = self.held.barrier = asyncio.get_running_loop().create_future()
         child.settle(State.RESOLVED, codec.encode(now_ms), now_ms)
         host.handlers.track(promise)
         host.handlers.await_(promise).add_done_callback(lambda _: _pass(barrier))
