@@ -1192,6 +1192,34 @@ def test_an_unknown_error_is_described(world: World) -> None:
     world.play(main)
 
 
+class Odd(BaseException):
+    """Not an Exception."""
+
+
+def test_an_error_that_is_no_exception_rejects_too(world: World) -> None:
+    """A body may raise any BaseException: it rejects like another, in a child as in a root, and passes `except`."""
+
+    @dasync.function
+    async def odd() -> None:
+        raise Odd("strange")
+
+    @dasync.function
+    async def calls() -> str:
+        try:
+            await odd()
+        except Exception:
+            return "swallowed"
+        return "nothing"
+
+    async def main(loop: dasync.EventLoop) -> None:
+        for f in (odd, calls):
+            with pytest.raises(Odd, match="strange"):
+                await f()
+        assert loop.snapshot().tasks == 0
+
+    world.play(main)
+
+
 def test_an_error_passes_through_three_executions(world: World) -> None:
     """An error that is not caught rejects each execution on its way up and keeps its type."""
 
@@ -1477,6 +1505,31 @@ def test_drain_lets_what_still_runs_finish(world: World) -> None:
         await loop.drain(timeout=10)
         assert runs == ["started", "finished"]
         assert (await rows(loop)).tasks["m"].state.value == "suspended"
+
+    world.play(main)
+
+
+def test_drain_interrupts_a_task_group(world: World) -> None:
+    """Executions that are in the middle of a TaskGroup when the time of a drain is over settle nothing."""
+
+    @dasync.function
+    async def busy() -> None:
+        async def chatter() -> None:
+            while True:
+                await double(1)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(chatter())
+            group.create_task(chatter())
+
+    async def main(loop: dasync.EventLoop) -> None:
+        promise = busy.options(id="b")()
+        await until(lambda: loop.snapshot().batches > 5)
+        await loop.drain(timeout=0.02)
+        assert loop.snapshot().tasks == 0
+        found = await rows(loop)
+        assert (found.promises["b"].state, found.tasks["b"].state.value) == (State.PENDING, "pending")
+        assert not promise.done()
 
     world.play(main)
 

@@ -319,12 +319,7 @@ class Execution:
             cut = [c for c in pending if c.promise.heard and not self.held.host.handlers.is_awaited(c.promise)]
             await self._cancel_children(cut)
             for child in pending:
-                if not child.promise.done():
-                    waiter = self.held.host.handlers.await_(child.promise)
-                    try:
-                        await waiter
-                    finally:
-                        self.held.host.handlers.leave(child.promise, waiter)
+                await _settlement(child)
         for promise in sorted(self._failed or (), key=lambda promise: _natural(promise.id)):
             if not promise.heard:
                 promise.result()
@@ -337,12 +332,7 @@ class Execution:
             elif not child.promise.done():
                 child.settle(State.CANCELED, None, None)
         for child in children:
-            if not child.promise.done():
-                waiter = self.held.host.handlers.await_(child.promise)
-                try:
-                    await waiter
-                finally:
-                    self.held.host.handlers.leave(child.promise, waiter)
+            await _settlement(child)
 
     def cancel(self) -> None:
         """End it as canceled: its code is interrupted at its next await and may clean up."""
@@ -386,7 +376,9 @@ class Execution:
             if not await self._interrupted():
                 return
             state, raw = State.CANCELED, None
-        except Exception as error:
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise  # the end of the whole program settles nothing
+        except BaseException as error:  # one that is no Exception as well, or its awaiters would wait for ever
             if not await self._cleaned_up():
                 return
             state, raw = State.REJECTED, failure.encode_error(error, held.host.max_payload)
@@ -431,6 +423,17 @@ class Execution:
             self.child.settle(state, raw, value)
         else:
             held.host.journal.write(Fulfill(held, state, raw, value))
+
+
+async def _settlement(child: Child) -> None:
+    """Wait until a child is settled; its outcome stays unheard."""
+    handlers = child.held.host.handlers
+    while not child.promise.done():
+        waiter = handlers.await_(child.promise)
+        try:
+            await waiter
+        finally:
+            handlers.leave(child.promise, waiter)
 
 
 async def _cancel(tasks: list[asyncio.Task[object]]) -> None:
