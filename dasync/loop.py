@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import TracebackType
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, overload
 
 import anyio
 
@@ -201,6 +201,10 @@ class EventLoop:
             return registry.caller(at).invoke(at, f, args, kwargs)
         return self._roots.invoke_function(f, args, kwargs)
 
+    @overload
+    def get(self, id: str, type: type[R]) -> Promise[R]: ...
+    @overload
+    def get(self, id: str, type: object = None) -> Promise[object]: ...
     def get(self, id: str, type: object = None) -> Promise[object]:
         """A handle to a promise made anywhere; awaiting it raises `PromiseNotFound` if there is none.
 

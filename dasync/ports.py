@@ -98,6 +98,9 @@ class Store(Protocol):
     ) -> list[tuple[str, int]]:
         """Functions that pending tasks of `targets` need and `functions` does not have."""
 
+    async def waiting_targets(self) -> list[str]:
+        """The targets of pending tasks."""
+
     async def processes(self) -> list[ProcessRecord]:
         """The processes that the store counts as live, by id."""
 

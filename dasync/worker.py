@@ -111,6 +111,8 @@ class Worker:
         self._next_due: int | None = None
         self._unknown: set[tuple[str, int]] = set()
         self._told: set[tuple[str, int]] = set()
+        self._orphans: set[str] = set()
+        self._told_orphans: set[str] = set()
 
     # -- life
 
@@ -195,6 +197,7 @@ class Worker:
                 if reply.status is Status.OK:
                     self._reconcile(reply)
                     self._next_due = await self._store.next_due()
+                    await self._look_for_orphans()
                 else:
                     await self._start_over(reply.reason)
 
@@ -254,6 +257,18 @@ class Worker:
                     " workers of group %r; import the module that defines it",
                     name, version, self.process, self._terms.group,
                 )  # fmt: skip
+
+    async def _look_for_orphans(self) -> None:
+        """Say once when a task has waited from one beat to the next for a group that nobody serves: a typo, maybe."""
+        served = {process.group for process in await self._store.processes()}
+        orphans = {target for target in await self._store.waiting_targets() if target.partition("/")[0] not in served}
+        for target in sorted(orphans & self._orphans - self._told_orphans):
+            _log.warning(
+                "a task waits for %r, and no process serves that group: start `dasync worker APP --group %s`, or"
+                " correct its on=", target, target.partition("/")[0],
+            )  # fmt: skip
+        self._told_orphans |= orphans & self._orphans
+        self._orphans = orphans
 
     async def _bury(self, processes: list[ProcessRecord]) -> None:
         for dead in self._transport.dead([process for process in processes if process.id != self.process]):

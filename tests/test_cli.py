@@ -74,7 +74,7 @@ def test_help_is_quick() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_each_command_explains_itsdasync_json(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_command_explains_its_json(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The help of each command names the keys that `--json` prints."""
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])
@@ -252,7 +252,7 @@ def test_a_reader_that_leaves_early_is_no_error(filled: str) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_values_are_told_asdasync_json() -> None:
+def test_values_are_told_as_json() -> None:
     """What JSON has no form for becomes text; nothing is lost silently."""
     value = {
         1: (b"\x00\xff", {3, 2}, float("nan")), (1, "a"): datetime(2024, 2, 29, tzinfo=UTC),

@@ -399,12 +399,12 @@ REFUSED: list[tuple[object, object, str]] = [
     ([memoryview(b"x")], object, "value[0] is a memoryview"),
     ([msgpack.ExtType(5, b"")], object, "value[0] is a msgpack.ext.ExtType"),
     (msgpack.Timestamp(1), object, "value is a msgpack.ext.Timestamp"),
-    (Circle(1), object, "annotate the parameter with its class"),
+    (Circle(1), object, "annotate the parameter, or the result, with its class"),
     ([Circle(1)], list, "value[0] is a test_codec.Circle"),
-    ([Circle(1)], list[Any], "annotate the parameter with its class"),
-    (Color.RED, object, "annotate the parameter with its class"),
-    (Level.LOW, object, "annotate the parameter with its class"),
-    (Row(1), object, "annotate the parameter with its class"),
+    ([Circle(1)], list[Any], "annotate the parameter, or the result, with its class"),
+    (Color.RED, object, "annotate the parameter, or the result, with its class"),
+    (Level.LOW, object, "annotate the parameter, or the result, with its class"),
+    (Row(1), object, "annotate the parameter, or the result, with its class"),
     (MyStr("x"), object, "a subclass of str"),
     (MyStr("x"), str, "a subclass of str"),
     (MyInt(1), int, "a subclass of int"),
@@ -761,7 +761,7 @@ def test_pydantic_models_come_back_as_they_were() -> None:
     assert repr(back) == repr(outer)
     assert decode(encode([inner, None], list[inner_class | None]), list[inner_class | None]) == [inner, None]
     assert decode(encode(Box(inner), Box[inner_class]), Box[inner_class]) == Box(inner)
-    with pytest.raises(UnserializableValue, match="annotate the parameter with its class"):
+    with pytest.raises(UnserializableValue, match="annotate the parameter, or the result, with its class"):
         encode(inner)
     with pytest.raises(UnserializableValue, match="expected"):
         encode(wider_class(color=Color.RED, when=inner.when), inner_class)

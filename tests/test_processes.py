@@ -464,6 +464,22 @@ def test_what_is_missing_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureF
     world.play(main)
 
 
+def test_a_group_that_nobody_serves_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A task that waits from one heartbeat to the next for a group without processes is worth a word: a typo, maybe."""
+    clock = FakeClock()
+
+    async def main(loop: dasync.EventLoop) -> None:
+        await programs.leaf.options(on="wherehouse")("x").created()
+        await let_pass(clock, 6)
+        assert "no process serves" not in caplog.text
+        await let_pass(clock, 30)
+        said = [record.getMessage() for record in caplog.records if "no process serves" in record.getMessage()]
+        assert len(said) == 1
+        assert "'wherehouse'" in said[0]
+
+    World("memory:", None).play(main, clock=clock, lease=15)
+
+
 def test_a_task_that_is_halted_is_left_alone(tmp_path: Path) -> None:
     """A halted task is acquired by nobody until it is continued; a settlement from outside ends it all the same."""
 

@@ -17,7 +17,7 @@ from zygote import Zygote, zygote_of
 import dasync
 from dasync.core import codec
 from dasync.core.model import State, TaskState
-from dasync.core.protocol import TaskContinue
+from dasync.core.protocol import TaskContinue, TaskHalt
 
 STEPS = ("a0", "a1", "b0", "b1")
 WANTED = [["a0", "a1"], ["b0", "b1"]]
@@ -271,9 +271,9 @@ def first_half(world: World) -> None:
 
 
 DIVERGENT: dict[str, tuple[Any, str]] = {
-    "function": (lambda: refund(100), r"recorded was charge version 1 with \[100\], now it is refund version 1"),
-    "version": (lambda: charge.options(version=2)(100), r"now it is charge version 2 with \[100\]"),
-    "arguments": (lambda: charge(101), r"now it is charge version 1 with \[101\]"),
+    "function": (lambda: refund(100), r"was 'charge' \(version 1\) with \[100\], now it is 'refund' \(version 1\)"),
+    "version": (lambda: charge.options(version=2)(100), r"now it is 'charge' \(version 2\) with \[100\]"),
+    "arguments": (lambda: charge(101), r"now it is 'charge' \(version 1\) with \[101\]"),
     "place": (lambda: charge.options(on="default")(100), r"now it is charge version 1 on 'default'"),
     "kind": (lambda: dasync.sleep(1), r"now it is dasync\.sleep"),
     "outside": (lambda: dasync.promise(str), "now it is a promise settled outside"),
@@ -377,3 +377,19 @@ def test_removing_an_invocation_that_was_recorded_is_harmless(world: World) -> N
     without.__qualname__ = "recorded"
     dasync.function(name="pay", version=1)(without)
     world.play(finishes)
+
+
+def test_a_halted_execution_says_so_when_it_is_invoked_again(tmp_path: Path) -> None:
+    """It does not hang: whoever invokes it again under its id is told that it is halted, and how it goes on."""
+    world = World(str(tmp_path / "s.db"), None)
+
+    async def halt(loop: dasync.EventLoop) -> None:
+        await charge.options(id="h", on="nobody")(1).created()
+        await ask(loop, TaskHalt("h"))
+
+    async def again(loop: dasync.EventLoop) -> None:
+        with pytest.raises(dasync.NonDeterminismError, match=r"halted.*dasync resume h"):
+            await charge.options(id="h")(1)
+
+    world.play(halt)
+    world.play(again)

@@ -1658,3 +1658,17 @@ def test_what_is_not_async_is_refused() -> None:
         dasync.function(timeout="soon")(double.fn)  # type: ignore[call-overload]  # the point
     with pytest.raises(TypeError, match="exception class"):
         dasync.error(int)  # type: ignore[type-var]  # the point
+
+
+def test_what_is_no_promise_and_no_function_is_named(memory: World) -> None:
+    """`all` of a list and `invoke` of a plain function are told what they take."""
+
+    async def main(loop: dasync.EventLoop) -> None:
+        with pytest.raises(TypeError, match=r"all\(\*promises\).* not a list"):
+            await dasync.all([double(1), double(2)])  # type: ignore[arg-type]  # the point
+        with pytest.raises(TypeError, match=r"made by @dasync\.function, not <built-in function len>"):
+            dasync.invoke(len, [])  # type: ignore[arg-type]  # the point
+        with pytest.raises(dasync.UnserializableValue, match="did you forget `await`"):
+            double(double(1))  # type: ignore[arg-type]  # the point
+
+    memory.play(main)

@@ -11,7 +11,7 @@ decides nothing about time-outs, versions or who may read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from enum import Enum
 from operator import itemgetter
 from typing import NoReturn, get_args, get_origin, is_typeddict
@@ -209,12 +209,14 @@ def _diagnosis(value: object, annotation: object, cause: Exception) -> str:
     """What the value is, why it cannot be stored, and what to do about it."""
     kind = type(value)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    if isinstance(value, Awaitable):
+        return f"is a {name}, which is still to be awaited: did you forget `await`?"
     if isinstance(cause, UnicodeEncodeError):
         return "is a str with a lone surrogate, which is not text: pass bytes, or clean it first"
     plain_base = next((base for base in kind.__mro__[1:] if base in _BASES), None)
     if shape_of(annotation).plain:
         if not shape_of(kind).plain:
-            return f"is a {name}, which no annotation declares: annotate the parameter with its class"
+            return f"is a {name}, which no annotation declares: annotate the parameter, or the result, with its class"
         if plain_base is not None:
             return f"is a {name}, a subclass of {plain_base.__name__} that would come back as its base: convert it"
         if kind in PRIMITIVES:

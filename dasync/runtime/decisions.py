@@ -87,7 +87,8 @@ def promise(type: object = None, *, id: str | None = None, timeout: Seconds | No
 def promise(type: object = None, *, id: str | None = None, timeout: Seconds | None = None) -> Promise[object]:
     """A promise that somebody outside settles: from Python, or by `dasync resolve ID VALUE`.
 
-    `type` says what its value is; `id` names it (a root id; default: its place inside an execution, a fresh id
+    `type` says what its value is, to whoever awaits it: one that does not fit is a `DecodeError` there.
+    `id` names it (a root id; default: its place inside an execution, a fresh id
     outside); `timeout` is in seconds.
 
     Example:

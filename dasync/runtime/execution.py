@@ -467,7 +467,8 @@ def _natural(id: str) -> list[tuple[int, str]]:
 
 def _difference(record: PromiseRecord, child: Child) -> str:
     def told(function: str, version: int, param: bytes, target: str | None) -> str:
-        what = f"{function or 'a promise settled outside'} version {version}" + (f" on {target!r}" if target else "")
+        what = f"{function!r} (version {version})" if function else "a promise that is settled outside"
+        what += f" on {target!r}" if target else ""
         try:
             return f"{what} with {codec.decode(param)!r}" if param else what
         except ValueError:
@@ -478,7 +479,8 @@ def _difference(record: PromiseRecord, child: Child) -> str:
         f" {told(record.function, record.version, record.param, record.target)}, now it is"
         f" {told(child.function, child.version, child.param, child.target)}. Nothing was settled. Either the code has"
         " changed under a running execution, or it depends on something that is not recorded (time, randomness, the"
-        " order of a set): use dasync.now, dasync.random, or a function of its own for it."
+        " order of a set): use dasync.now, dasync.random, or a function of its own for it. Then let it go on with"
+        f" `dasync resume {child.held.id}`."
     )
 
 

@@ -252,6 +252,8 @@ def close_host(host: Host) -> None:
 
 def invoke(f: Function[P, R], *args: P.args, **kwargs: P.kwargs) -> Promise[R]:
     """`f(*args, **kwargs)`, spelled out."""
+    if not isinstance(f, Function):
+        raise TypeError(f"invoke takes a durable function, made by @dasync.function, not {f!r}")
     return f(*args, **kwargs)
 
 

@@ -167,3 +167,11 @@ class Deadline:
 
     def failed(self, error: BaseException, *, final: bool) -> bool:
         return final
+
+
+def halted(id: str) -> str:
+    """What to do about a halted task."""
+    return (
+        f"the task of {id!r} is halted: the code that ran it did not fit what is recorded. Nothing is lost: correct"
+        f" the code, then let it go on with `dasync resume {id}`"
+    )

@@ -12,7 +12,7 @@ from typing import Generic, NoReturn, Protocol, TypeVar, cast
 
 from dasync.core import codec
 from dasync.core.model import State
-from dasync.errors import PromiseCanceled, PromiseTimedOut
+from dasync.errors import DecodeError, PromiseCanceled, PromiseTimedOut
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -117,9 +117,15 @@ class Promise(Coroutine[object, object, T_co], Generic[T_co]):
         self.heard = True
         if self._state is State.RESOLVED:
             if self._value is UNREAD:
-                self._value = None if self._raw is None else codec.decode(self._raw, self._annotation)
+                self._value = self._decoded()
             return cast(T_co, self._value)
         return self._raise()
+
+    def _decoded(self) -> object:
+        try:
+            return None if self._raw is None else codec.decode(self._raw, self._annotation)
+        except DecodeError as error:
+            raise DecodeError(f"promise {self.id!r}: {error}") from error
 
     def exception(self) -> BaseException | None:
         """The error of a failed one, None for a resolved one; raises `InvalidStateError` while it is pending."""
@@ -241,6 +247,9 @@ async def all(*promises: Promise[T]) -> list[T]:
         >>> dasync.run(main)
         [0, 1, 4, 9]
     """
+    strange = next((one for one in promises if not isinstance(one, Promise)), None)
+    if strange is not None:
+        raise TypeError(f"all takes promises, as all(*promises) or all(f(1), f(2)), not a {type(strange).__name__}")
     waiting: dict[asyncio.Future[None], Promise[T]] = {}
     for promise in promises:
         promise.heard = True

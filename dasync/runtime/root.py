@@ -14,13 +14,13 @@ from typing import Protocol, TypeVar, cast
 from dasync.core import ids
 from dasync.core.model import PromiseRecord, State, TaskState
 from dasync.core.protocol import Acquired, Command, PromiseCreate, RegisterListener, Reply, Status, TaskCreate
-from dasync.errors import FunctionNotFound, PromiseConflict, PromiseNotFound, StoreUnavailable
+from dasync.errors import FunctionNotFound, NonDeterminismError, PromiseConflict, PromiseNotFound, StoreUnavailable
 from dasync.ports import Entropy
 from dasync.runtime import branch
 from dasync.runtime.execution import SLEEP
 from dasync.runtime.function import Function, lookup
 from dasync.runtime.handlers import Handlers
-from dasync.runtime.held import Deadline, Host
+from dasync.runtime.held import Deadline, Host, halted
 from dasync.runtime.promise import Promise
 
 FRESH_ID_BYTES = 8
@@ -157,6 +157,9 @@ class Root:
         host, promise, record = self._host, self._promise, reply.promise
         if self._reserved:
             host.unreserve()
+        if record is not None and reply.task is not None and reply.task.state is TaskState.HALTED:
+            host.handlers.refuse(promise, NonDeterminismError(halted(promise.id)))
+            return
         mine = reply.acquired[0] if reply.acquired else None
         if record is None:
             why = f"{promise.id!r} was not created: {reply.reason}; invoke it again"
@@ -228,7 +231,7 @@ class Listening:
 
 def _conflict(record: PromiseRecord, create: PromiseCreate) -> str:
     def told(function: str, version: int) -> str:
-        return f"{function} version {version}" if function else "a promise that is settled outside"
+        return f"{function!r} (version {version})" if function else "a promise that is settled outside"
 
     what = f"id {create.id!r} is in use for {told(record.function, record.version)}"
     if (record.function, record.version) == (create.function, create.version):

@@ -18,7 +18,7 @@ from dasync.runtime.capacity import Capacity
 from dasync.runtime.execution import Execution
 from dasync.runtime.function import Function, lookup, registered
 from dasync.runtime.handlers import Handlers
-from dasync.runtime.held import Deadline, Held
+from dasync.runtime.held import Deadline, Held, halted
 from dasync.runtime.journal import Journal
 from dasync.runtime.promise import Promise
 from dasync.runtime.root import Roots
@@ -121,7 +121,7 @@ class Runner:
             args, kwargs = made.shape.decode(record.param)
         except (FunctionNotFound, DecodeError) as error:
             # What is recorded does not fit the code that is here: nothing is settled, nobody tries again by himself.
-            _log.error("%s cannot run and is halted: %s", record.id, error)
+            _log.error("%s cannot run: %s; %s", record.id, error, halted(record.id))
             self.journal.ask(TaskHalt(record.id), keep=True)
             if not promise.watchers:  # else an execution here invoked it: it waits, as for a task elsewhere
                 self.handlers.refuse(promise, error)

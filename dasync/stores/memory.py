@@ -168,6 +168,9 @@ class MemoryRows:
         leases = [process.expires_at for process in self._processes.values()]
         return min([*self._deadlines.values(), *leases], default=None)
 
+    def waiting_targets(self) -> list[str]:
+        return sorted(target for target, pending in self._pending.items() if pending)
+
     def missing(
         self, targets: tuple[str, ...], functions: tuple[tuple[str, int], ...]
     ) -> list[tuple[str, int]]:

@@ -63,6 +63,7 @@ class Rows(View, Protocol):
     def search(self, search: Search) -> list[Found]: ...
     def subtree(self, id: str) -> Snapshot: ...
     def next_due(self) -> int | None: ...
+    def waiting_targets(self) -> list[str]: ...
     def missing(
         self, targets: tuple[str, ...], functions: tuple[tuple[str, int], ...]
     ) -> list[tuple[str, int]]: ...
@@ -336,6 +337,9 @@ class RowStore(ABC):
         self, targets: tuple[str, ...], functions: tuple[tuple[str, int], ...]
     ) -> list[tuple[str, int]]:
         return await self._look(lambda rows: rows.missing(targets, functions))
+
+    async def waiting_targets(self) -> list[str]:
+        return await self._look(lambda rows: rows.waiting_targets())
 
     async def processes(self) -> list[ProcessRecord]:
         return await self._look(lambda rows: rows.processes())

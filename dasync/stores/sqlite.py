@@ -29,6 +29,7 @@ Durability = Literal["power", "process"]
 
 APPLICATION_ID = 1684108153  # "dasy", as schema.sql sets it
 SCHEMA_VERSION = 1
+OLDEST_SQLITE = (3, 40, 0)  # the oldest one that the tests have run on
 BUSY_TIMEOUT_S = 5.0  # for programs that write without our lock, such as the sqlite3 shell
 CHECKPOINT_LOOK = 16  # commits between looks at the length of the WAL
 CHECKPOINT_BYTES = 4 * 2**20  # of WAL: a short WAL keeps reads fast and bit rot in it rare
@@ -72,6 +73,8 @@ class SqliteStore(RowStore):
         self._data_version = -1
 
     async def open(self) -> None:
+        if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+            raise StoreUnavailable(f"SQLite {sqlite3.sqlite_version} is too old: Python needs one from 3.40 on")
         recognize(self.path)
         try:
             self._lock = FileLock.of(f"{self.path}-lock")

@@ -325,6 +325,10 @@ class SqliteRows:
         at = rows[0][0]
         return at if isinstance(at, int) else None
 
+    def waiting_targets(self) -> list[str]:
+        rows = self._all("SELECT DISTINCT target FROM tasks WHERE state = 'pending' ORDER BY 1")
+        return [str(row[0]) for row in rows]
+
     def missing(
         self, targets: tuple[str, ...], functions: tuple[tuple[str, int], ...]
     ) -> list[tuple[str, int]]:
