@@ -274,9 +274,9 @@ DIVERGENT: dict[str, tuple[Any, str]] = {
     "function": (lambda: refund(100), r"was 'charge' \(version 1\) with \[100\], now it is 'refund' \(version 1\)"),
     "version": (lambda: charge.options(version=2)(100), r"now it is 'charge' \(version 2\) with \[100\]"),
     "arguments": (lambda: charge(101), r"now it is 'charge' \(version 1\) with \[101\]"),
-    "place": (lambda: charge.options(on="default")(100), r"now it is charge version 1 on 'default'"),
-    "kind": (lambda: dasync.sleep(1), r"now it is dasync\.sleep"),
-    "outside": (lambda: dasync.promise(str), "now it is a promise settled outside"),
+    "place": (lambda: charge.options(on="default")(100), r"now it is 'charge' \(version 1\) on 'default'"),
+    "kind": (lambda: dasync.sleep(1), r"now it is 'dasync\.sleep'"),
+    "outside": (lambda: dasync.promise(str), "now it is a promise that is settled outside"),
 }
 
 

@@ -684,7 +684,7 @@ def test_an_id_in_other_use_is_a_conflict(world: World, other: Any) -> None:
 
     async def main(loop: dasync.EventLoop) -> None:
         first = double.options(id="o")(1)
-        with pytest.raises(dasync.PromiseConflict, match="id 'o' is in use for double version 1"):
+        with pytest.raises(dasync.PromiseConflict, match=r"id 'o' is in use for 'double' \(version 1\)"):
             await other()
         with pytest.raises(dasync.PromiseConflict):
             await other().created()

@@ -294,21 +294,20 @@ class SqliteRows:
         return [Found(_promise(row[:14]), None if row[14] is None else _task(row[14:])) for row in rows]
 
     def subtree(self, id: str) -> Snapshot:
-        low, high = ids.subtree(id)
-        span = "(id = ?1 OR (id > ?2 AND id < ?3))"
-        waits = f"{span.replace('id', 'awaited')} OR {span.replace('id', 'awaiter')}"
-        return self._snapshot(span, span, waits, span.replace("id", "promise"), (id, low, high))
+        span, bounds = "({0} = ? OR ({0} > ? AND {0} < ?))", (id, *ids.subtree(id))
+        return self._snapshot(span, bounds)
 
     def snapshot(self) -> Snapshot:
-        return self._snapshot("1", "1", "1", "1", ())
+        return self._snapshot("1", ())
 
-    def _snapshot(
-        self, promises: str, tasks: str, callbacks: str, listeners: str, values: tuple[SqlValue, ...]
-    ) -> Snapshot:
-        kept = [_promise(row) for row in self._all(f"SELECT {_PROMISE} FROM promises WHERE {promises}", *values)]
-        claims = [_task(row) for row in self._all(f"SELECT {_TASK} FROM tasks WHERE {tasks}", *values)]
-        waits = self._all(f"SELECT awaited, awaiter FROM callbacks WHERE {callbacks}", *values)
-        hears = self._all(f"SELECT promise, process, fired FROM listeners WHERE {listeners}", *values)
+    def _snapshot(self, span: str, bounds: tuple[SqlValue, ...]) -> Snapshot:
+        at = span.format
+        kept = [_promise(row) for row in self._all(f"SELECT {_PROMISE} FROM promises WHERE {at('id')}", *bounds)]
+        claims = [_task(row) for row in self._all(f"SELECT {_TASK} FROM tasks WHERE {at('id')}", *bounds)]
+        waits = self._all(
+            f"SELECT awaited, awaiter FROM callbacks WHERE {at('awaited')} OR {at('awaiter')}", *bounds, *bounds
+        )
+        hears = self._all(f"SELECT promise, process, fired FROM listeners WHERE {at('promise')}", *bounds)
         return Snapshot(
             {record.id: record for record in kept},
             {record.id: record for record in claims},
