@@ -7,6 +7,7 @@ cannot be handed in here cannot be simulated.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from enum import IntFlag
 from typing import NamedTuple, Protocol
 
 from dasync.core.invariants import Snapshot
@@ -34,11 +35,20 @@ class Entropy(Protocol):
         """`count` fresh random bytes."""
 
 
+class Ring(IntFlag):
+    """What a doorbell is rung for: whoever is told looks for that alone."""
+
+    TASKS = 1
+    """There may be tasks to acquire."""
+    NEWS = 2
+    """Something that the process listens to is settled."""
+
+
 class Committed(NamedTuple):
-    """A batch that is durable: one reply per command, and the doorbells of those whom it concerns."""
+    """A batch that is durable: one reply per command, and the doorbells to ring, by address."""
 
     replies: list[Reply]
-    doorbells: tuple[str, ...]
+    doorbells: Mapping[str, Ring]
 
 
 class Found(NamedTuple):
@@ -115,10 +125,10 @@ class Transport(Protocol):
     def host(self) -> str:
         """The machine that this process is on."""
 
-    async def open(self, process: str, on_ring: Callable[[], None]) -> str:
+    async def open(self, process: str, on_ring: Callable[[Ring], None]) -> str:
         """Come alive as `process`; gives the address of its doorbell. `on_ring` is called for each ring."""
 
-    def ring(self, addresses: Sequence[str]) -> None:
+    def ring(self, doorbells: Mapping[str, Ring]) -> None:
         """Wake whoever is there; never waits, may be lost."""
 
     def dead(self, processes: Sequence[ProcessRecord]) -> list[str]:

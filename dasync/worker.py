@@ -30,7 +30,7 @@ from dasync.core.protocol import (
     Tick,
 )
 from dasync.errors import StoreError, StoreUnavailable, Suspended
-from dasync.ports import Clock, Entropy, Store, Transport
+from dasync.ports import Clock, Entropy, Ring, Store, Transport
 from dasync.runtime.capacity import Capacity
 from dasync.runtime.deadlines import Deadlines
 from dasync.runtime.held import Deadline, Held
@@ -106,6 +106,7 @@ class Worker:
         self._rung = asyncio.Event()
         self._polled = False
         self._more = True  # there may be tasks to acquire
+        self._news = True  # there may be news to read
         self._services: list[asyncio.Task[None]] = []
         self._others: list[ProcessRecord] = []
         self._next_due: int | None = None
@@ -168,15 +169,18 @@ class Worker:
     # -- services, each a loop of its own
 
     async def _serve(self) -> None:
-        await self._round()
+        self._rung.set()
         while True:
             await self._rung.wait()
             self._rung.clear()
             polled, self._polled = self._polled, False
             with _outages():
                 changed = polled and await self._store.changed()
-                if changed or not polled or self._more:
-                    await self._round()
+                self._more, self._news = self._more or changed, self._news or changed
+                if self._news:
+                    await self._read_news()
+                if self._more:
+                    await self._acquire()
                 if changed:
                     await self._look_around()
                 if polled:
@@ -203,9 +207,10 @@ class Worker:
 
     # -- what the services do
 
-    def wake(self) -> None:
+    def wake(self, ring: Ring) -> None:
         """Somebody rang: there may be tasks, or news."""
-        self._more = True
+        self._more = self._more or Ring.TASKS in ring
+        self._news = self._news or Ring.NEWS in ring
         self._rung.set()
 
     def _freed(self) -> None:
@@ -216,15 +221,18 @@ class Worker:
         """Write `deadline` when its time has come."""
         self._deadlines.add(at_ms, deadline)
 
-    async def _round(self) -> None:
-        """Take what is new: news first, then tasks."""
-        news = await self._store.news(self.process) if self._employer.listens() else []
+    async def _read_news(self) -> None:
+        self._news = False  # before it is read: what is settled meanwhile rings again
+        try:
+            news = await self._store.news(self.process) if self._employer.listens() else []
+        except StoreUnavailable:
+            self._news = True
+            raise
         for record in news:
             self._employer.news(record)
         if news:
             # What is not acknowledged is read again; so this can wait for the next batch.
             self._journal.write_behind(Acknowledgement(Receive(self.process, tuple(record.id for record in news))))
-        await self._acquire()
 
     async def _acquire(self) -> None:
         functions = self._employer.functions()
@@ -276,7 +284,7 @@ class Worker:
             await self._journal.ask(ProcessLeave(dead))
             self._transport.bury(dead)
             self._others = [process for process in self._others if process.id != dead]
-            self.wake()
+            self.wake(Ring.TASKS)
 
     async def _tick(self) -> None:
         while self._next_due is not None and self._next_due <= self._clock.now_ms():
@@ -284,7 +292,7 @@ class Worker:
             for record in reply.settled:
                 self._employer.news(record)
             self._next_due = await self._store.next_due()
-            self.wake()
+            self.wake(Ring.TASKS)
 
     def _reconcile(self, reply: Reply) -> None:
         """Release what the store counts as held and nobody here knows: the answer to its acquire was lost."""
@@ -302,7 +310,7 @@ class Worker:
             held.lost(reason)
         await self._take_lease()
         self._employer.rejoined()
-        self.wake()
+        self.wake(Ring.TASKS | Ring.NEWS)
 
     # -- handing back
 

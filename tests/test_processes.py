@@ -211,6 +211,21 @@ def test_a_lost_doorbell_costs_at_most_a_poll(site: Site) -> None:
     site.play(main, poll=0.2)
 
 
+def test_news_makes_nobody_acquire(site: Site) -> None:
+    """A remote call costs its caller one transaction: the bell that brings the outcome says that it is no task."""
+    site.hire()
+    calls = 20
+
+    async def main(loop: dasync.EventLoop) -> None:
+        assert await far(programs.leaf)("x") == "X"
+        before = loop.snapshot().batches
+        for _ in range(calls):
+            await far(programs.leaf)("y")
+        assert loop.snapshot().batches - before < 1.5 * calls  # a heartbeat may come between
+
+    site.play(main, poll=60)
+
+
 def test_a_worker_without_the_function_leaves_the_task(site: Site) -> None:
     """It says once what is missing, and another worker of the group runs it."""
     without = site.hire(names=["leaf"])

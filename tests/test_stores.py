@@ -26,7 +26,7 @@ from dasync.core.invariants import Snapshot
 from dasync.core.model import State, TaskState
 from dasync.core.protocol import Status
 from dasync.errors import InvariantViolated, StoreCorrupt, StoreError, StoreUnavailable, StoreVersion
-from dasync.ports import Search
+from dasync.ports import Ring, Search
 from dasync.stores.memory import MemoryStore
 from dasync.stores.rows import RowStore
 from dasync.stores.sqlite import APPLICATION_ID, SCHEMA_VERSION, SqliteStore
@@ -77,7 +77,7 @@ async def test_a_later_command_sees_what_an_earlier_one_did(store: RowStore) -> 
     assert [reply.status for reply in committed.replies] == [201, 201, 200, 201, 200, 200, 200, 200, 200, 200]
     (again,) = committed.replies[6].acquired
     assert [(child.id, child.state) for child in again.preload] == [("t:0", State.RESOLVED)]
-    assert committed.doorbells == (), "whoever was rung has left"
+    assert committed.doorbells == {}, "whoever was rung has left"
     snapshot = await store.snapshot()
     assert (snapshot.promises["t"].value, snapshot.tasks["t"].state) == (b"v", TaskState.FULFILLED)
     assert (snapshot.callbacks, snapshot.processes) == (frozenset(), {})
@@ -203,15 +203,16 @@ async def test_missing(store: RowStore) -> None:
 
 @pytest.mark.asyncio
 async def test_doorbells(store: RowStore) -> None:
-    """The addresses of whoever a message of this batch concerns, each once."""
+    """The address of whoever a message of this batch concerns, with what there is to look for."""
     await store.transact([join("a"), join("b"), join("c", "h")])
     assert [process.id for process in await store.processes()] == ["a", "b", "c"]
-    assert (await store.transact([create("1", "g"), create("2", "g")])).doorbells == ("bell:a", "bell:b")
-    assert (await store.transact([create("3", "h/c-name", listener="b"), resolve("3")])).doorbells == (
-        "bell:b",
-        "bell:c",
-    )
-    assert (await store.transact([p.PromiseGet("1")])).doorbells == ()
+    tasks, news = Ring.TASKS, Ring.NEWS
+    assert (await store.transact([create("1", "g"), create("2", "g")])).doorbells == {"bell:a": tasks, "bell:b": tasks}
+    two = await store.transact([create("3", "h/c-name", listener="b"), resolve("3")])
+    assert two.doorbells == {"bell:b": news, "bell:c": tasks}
+    both = await store.transact([create("4", "g", listener="b"), resolve("4")])
+    assert both.doorbells == {"bell:a": tasks, "bell:b": tasks | news}
+    assert (await store.transact([p.PromiseGet("1")])).doorbells == {}
 
 
 @pytest.mark.asyncio

@@ -69,7 +69,7 @@ class World:
     def do(self, *commands: p.Command) -> p.Reply:
         """One batch; the answer to its last command. Whatever was done, the whole state is legal after it."""
         committed = rows.run_batch(self.rows, self.now, commands)
-        self.rung = committed.doorbells
+        self.rung = tuple(committed.doorbells)
         assert inspect(self.snapshot()) == []
         return committed.replies[-1]
 

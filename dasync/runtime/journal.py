@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from dasync.core.protocol import Command, Reply
 from dasync.errors import InvariantViolated, StoreError, StoreUnavailable
-from dasync.ports import Clock, Store
+from dasync.ports import Clock, Ring, Store
 
 MAX_BATCH = 1_000  # commands in one transaction: bounds how long others wait for the store
 WRITE_BEHIND_S = 0.05  # how long a record that nobody waits for may stay unwritten
@@ -88,7 +88,7 @@ class Journal:
         store: Store,
         clock: Clock,
         *,
-        ring: Callable[[tuple[str, ...]], None],
+        ring: Callable[[Mapping[str, Ring]], None],
         unavailable: Callable[[StoreUnavailable], None],
         broken: Callable[[BaseException], None],
     ) -> None:

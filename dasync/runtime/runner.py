@@ -13,7 +13,7 @@ from typing import Protocol
 from dasync.core.model import PromiseRecord
 from dasync.core.protocol import Acquired, Claim, TaskHalt, TaskRelease
 from dasync.errors import DecodeError, FunctionNotFound
-from dasync.ports import Clock
+from dasync.ports import Clock, Ring
 from dasync.runtime.capacity import Capacity
 from dasync.runtime.execution import Execution
 from dasync.runtime.function import Function, lookup, registered
@@ -35,8 +35,8 @@ class Staff(Protocol):
     def call_at(self, at_ms: int, deadline: Deadline) -> None:
         """Write `deadline` when its time has come."""
 
-    def wake(self) -> None:
-        """There may be tasks to acquire."""
+    def wake(self, ring: Ring) -> None:
+        """Somebody rang."""
 
 
 class Runner:
@@ -138,7 +138,7 @@ class Runner:
 
     def wake(self) -> None:
         """There may be tasks to acquire."""
-        self.worker.wake()
+        self.worker.wake(Ring.TASKS)
 
     def holds(self, id: str) -> bool:
         """Whether the task of that id runs here."""

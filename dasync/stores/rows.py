@@ -24,7 +24,7 @@ from dasync.core.model import (
     TaskState,
 )
 from dasync.core.transition import Transition, View
-from dasync.ports import Clock, Committed, Found, Search
+from dasync.ports import Clock, Committed, Found, Ring, Search
 
 T = TypeVar("T")
 EVERYTHING = Search()
@@ -253,7 +253,7 @@ def run_batch(rows: Rows, now: int, commands: Sequence[p.Command]) -> Committed:
     changes = working.changes()
     if changes.any():
         rows.write(changes)
-    return Committed(replies, _doorbells(messages, working) if messages else ())
+    return Committed(replies, _doorbells(messages, working) if messages else {})
 
 
 def _take(
@@ -288,15 +288,16 @@ def _named(commands: Sequence[p.Command]) -> tuple[list[str], list[str], list[st
     return list(promises), list(tasks), list(settling)
 
 
-def _doorbells(messages: Iterable[p.Message], working: Working) -> tuple[str, ...]:
+def _doorbells(messages: Iterable[p.Message], working: Working) -> dict[str, Ring]:
     targets = {message.target for message in messages if isinstance(message, p.Execute)}
     listening = {message.process for message in messages if isinstance(message, p.Settled)}
-    return tuple(
-        process.address
-        for process in working.processes()
-        if process.address
-        and (process.id in listening or process.group in targets or f"{process.group}/{process.name}" in targets)
-    )
+    doorbells: dict[str, Ring] = {}
+    for process in working.processes():
+        serves = process.group in targets or f"{process.group}/{process.name}" in targets
+        ring = Ring.TASKS * serves | Ring.NEWS * (process.id in listening)
+        if process.address and ring:
+            doorbells[process.address] = Ring(ring)
+    return doorbells
 
 
 class RowStore(ABC):

@@ -159,9 +159,9 @@ class SqliteRows:
         self._callbacks = {id: [] for id in waited}
         self._listeners = {id: [] for id in waited}
         if waited:
-            for row in self._all(f"SELECT * FROM callbacks WHERE awaited {_IN} ORDER BY 1, 2", json.dumps(waited)):
+            for row in self._all(f"SELECT * FROM callbacks WHERE awaited {_in(waited)} ORDER BY 1, 2", _key(waited)):
                 self._callbacks[str(row[0])].append(CallbackRecord(str(row[0]), str(row[1])))
-            for row in self._all(f"SELECT * FROM listeners WHERE promise {_IN} ORDER BY 1, 2", json.dumps(waited)):
+            for row in self._all(f"SELECT * FROM listeners WHERE promise {_in(waited)} ORDER BY 1, 2", _key(waited)):
                 self._listeners[str(row[0])].append(ListenerRecord(str(row[0]), str(row[1]), row[2] == 1))
 
     def promise(self, id: str) -> PromiseRecord | None:

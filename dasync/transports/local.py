@@ -1,6 +1,6 @@
 """Doorbells and signs of life between processes of one machine, in a folder beside the store.
 
-Each process has two files there: a Unix datagram socket, where one byte means "look at the store", and a file
+Each process has two files there: a Unix datagram socket, where one byte says what to look for in the store, and a file
 under a record lock, which the kernel releases the moment its holder dies, by `kill -9` too. A ring may be lost;
 polling makes up for it. This file never reads or writes the store.
 """
@@ -12,7 +12,7 @@ import fcntl
 import os
 import socket
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
@@ -22,7 +22,9 @@ import anyio
 from anyio.abc import SocketAttribute, UNIXDatagramSocket
 
 from dasync.core.model import ProcessRecord
+from dasync.ports import Ring
 
+EVERYTHING = Ring.TASKS | Ring.NEWS
 MAX_SOCKET_PATH_BYTES = 103  # sun_path holds 108 on Linux and 104 on macOS, with its closing zero
 
 
@@ -33,10 +35,10 @@ def machine_id() -> str:
     return socket.gethostname()
 
 
-def ring(addresses: Sequence[str]) -> None:
+def ring(doorbells: Mapping[str, Ring]) -> None:
     """Wake whoever is there, from a process that has no doorbell of its own: it writes once and is gone."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as hand:
-        _ring_from(hand, addresses)
+        _ring_from(hand, doorbells)
 
 
 class LocalTransport:
@@ -54,9 +56,9 @@ class LocalTransport:
         self._socket: UNIXDatagramSocket | None = None
         self._listening: asyncio.Task[None] | None = None
         self._address = ""
-        self._on_ring: Callable[[], None] = lambda: None
+        self._on_ring: Callable[[Ring], None] = lambda _: None
 
-    async def open(self, process: str, on_ring: Callable[[], None]) -> str:
+    async def open(self, process: str, on_ring: Callable[[Ring], None]) -> str:
         os.makedirs(self._folder, mode=0o700, exist_ok=True)
         self._process, self._on_ring = process, on_ring
         self._lock = os.open(self._lock_path(process), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -67,12 +69,12 @@ class LocalTransport:
         self._listening = asyncio.create_task(self._listen(self._socket, on_ring), name="dasync-doorbell")
         return self._address
 
-    def ring(self, addresses: Sequence[str]) -> None:
+    def ring(self, doorbells: Mapping[str, Ring]) -> None:
         if self._socket is None:
             return
-        if self._address in addresses:  # its own bell cannot be lost: no other process's writes would make up for it
-            self._on_ring()
-        others = [address for address in addresses if address != self._address]
+        if self._address in doorbells:  # its own bell cannot be lost: no other process's writes would make up for it
+            self._on_ring(doorbells[self._address])
+        others = {address: ring for address, ring in doorbells.items() if address != self._address}
         _ring_from(self._socket.extra(SocketAttribute.raw_socket), others)
 
     def dead(self, processes: Sequence[ProcessRecord]) -> list[str]:
@@ -98,9 +100,9 @@ class LocalTransport:
         self._socket, self._listening, self._lock = None, None, -1
 
     @staticmethod
-    async def _listen(bell: UNIXDatagramSocket, on_ring: Callable[[], None]) -> None:
-        async for _ in bell:
-            on_ring()
+    async def _listen(bell: UNIXDatagramSocket, on_ring: Callable[[Ring], None]) -> None:
+        async for said, _ in bell:
+            on_ring(Ring(said[0] & EVERYTHING) if said else EVERYTHING)
 
     @staticmethod
     def _is_free(path: str) -> bool:
@@ -128,11 +130,11 @@ class LocalTransport:
         return os.path.join(folder, f"{crc32(os.fsencode(path)):08x}.bell")
 
 
-def _ring_from(hand: socket.socket, addresses: Sequence[str]) -> None:
-    for address in addresses:
+def _ring_from(hand: socket.socket, doorbells: Mapping[str, Ring]) -> None:
+    for address, ring in doorbells.items():
         # The mailbox of a stopped process fills up, and a dead one is gone: neither may delay a commit.
         with suppress(OSError):
-            hand.sendto(b"!", socket.MSG_DONTWAIT, address)
+            hand.sendto(bytes([ring]), socket.MSG_DONTWAIT, address)
 
 
 def _file_name(process: str) -> str:
@@ -145,20 +147,20 @@ class NoTransport:
     """For a store that no other process can see: its doorbells ring within this program."""
 
     host = "here"
-    _bells: ClassVar[dict[str, Callable[[], None]]] = {}
+    _bells: ClassVar[dict[str, Callable[[Ring], None]]] = {}
 
     def __init__(self) -> None:
         self._process = ""
 
-    async def open(self, process: str, on_ring: Callable[[], None]) -> str:
+    async def open(self, process: str, on_ring: Callable[[Ring], None]) -> str:
         self._process = process
         self._bells[process] = on_ring
         return process
 
-    def ring(self, addresses: Sequence[str]) -> None:
-        for address in addresses:
+    def ring(self, doorbells: Mapping[str, Ring]) -> None:
+        for address, ring in doorbells.items():
             if address in self._bells:
-                self._bells[address]()
+                self._bells[address](ring)
 
     def dead(self, processes: Sequence[ProcessRecord]) -> list[str]:
         return []
