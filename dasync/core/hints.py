@@ -10,7 +10,7 @@ import types
 import typing
 from typing import get_args, get_origin, get_type_hints
 
-Places = tuple[tuple[object, ...], object | None, tuple[object, ...]]
+Places = tuple[tuple[object, ...], tuple[object, ...], tuple[object, ...]]
 _UNBOUND = (None, type(None))  # what a TypeVar says that has no bound
 
 
@@ -39,6 +39,9 @@ def is_union(annotation: object) -> bool:
 def hints_of(annotation: object) -> dict[str, object]:
     """The annotations of a class's fields, its type parameters filled in."""
     cls = get_origin(annotation) or annotation
+    of_model = getattr(cls, "model_fields", None)
+    if isinstance(of_model, dict):  # pydantic has resolved them, names local to a function too
+        return {name: field.annotation for name, field in of_model.items()}
     try:
         hints = get_type_hints(cls)
     except Exception:  # names that do not resolve any more: the fields are then undeclared
@@ -59,17 +62,17 @@ def required_keys(cls: type) -> set[str]:
 
 
 def places(arguments: tuple[object, ...]) -> Places:
-    """What a tuple's arguments say: its first elements, what repeats after them (None: nothing), its last elements."""
+    """What a tuple's arguments say: its first elements, the one that repeats after them, if any, its last elements."""
     if len(arguments) == 2 and arguments[1] is Ellipsis:
-        return (), arguments[0], ()
+        return (), arguments[:1], ()
     before: list[object] = []
+    middle: tuple[object, ...] = ()
     after: list[object] = []
-    middle: object | None = None
     for argument in arguments:
-        given, repeated, last = places(_unpacked(argument)) if _is_unpacked(argument) else ((argument,), None, ())
-        (before if middle is None else after).extend(given)
-        middle = repeated if middle is None else middle
-        (before if middle is None else after).extend(last)
+        given, repeated, last = places(_unpacked(argument)) if _is_unpacked(argument) else ((argument,), (), ())
+        (after if middle else before).extend(given)
+        middle = middle or repeated
+        (after if middle else before).extend(last)
     return tuple(before), middle, tuple(after)
 
 
@@ -80,7 +83,7 @@ def at_place(found: Places, index: int, length: int) -> object:
         return before[index]
     if index >= length - len(after):
         return after[index - length]
-    return object if middle is None else middle
+    return middle[0] if middle else object
 
 
 _WRAPPERS = frozenset(

@@ -14,10 +14,12 @@ from __future__ import annotations
 import typing
 from collections import Counter, abc
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import is_dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum, Flag
+from functools import partial
 from threading import RLock
 from typing import get_args, get_origin
 from uuid import UUID
@@ -85,6 +87,7 @@ _CONTAINERS: dict[object, Kinds] = {
 _FROZEN = (("__dataclass_params__", "frozen"), ("__attrs_props__", "is_frozen"))  # where classes say that they are
 _SHAPES: dict[object, Shape] = {annotation: Leaf(kinds) for annotation, kinds in _LEAVES.items()}
 _building: dict[object, Shape] = {}  # under _LOCK: what is not to be seen by other threads yet
+_unwritten: list[Callable[[], None]] = []  # likewise: the class whose code is being written, and those that wait
 
 
 def _finish(annotation: object) -> Shape:
@@ -96,10 +99,13 @@ def _finish(annotation: object) -> Shape:
     except Exception as error:  # names that do not resolve, classes that cattrs does not take
         if nested:
             raise
-        shape = _SHAPES[annotation] = _broken(annotation, error)
+        shape = _broken(annotation, error)
+        with suppress(TypeError):  # unhashable: it is broken again when it comes again
+            _SHAPES[annotation] = shape
     finally:
         if not nested:
             _building.clear()
+            _unwritten.clear()
     return shape
 
 
@@ -160,6 +166,18 @@ def _class(cls: type, annotation: object, shape: Shape) -> Shape:
     if get_origin(annotation) is None and parameters:
         annotation = cls[tuple(map(_stand_in, parameters))]  # type: ignore[index]  # a bare generic
     shape.takes, shape.kinds = frozenset((cls,)), frozenset((dict,))
+    for hint in hints_of(annotation).values():  # what is in it comes first, so that its code calls theirs directly
+        _shape(hint)
+    _unwritten.append(partial(_write, cls, annotation, shape))
+    if len(_unwritten) == 1:  # cattrs gives up on a Pair in a Pair: it writes for one class at a time
+        while _unwritten:
+            _unwritten[0]()
+            del _unwritten[0]
+    return shape
+
+
+def _write(cls: type, annotation: object, shape: Shape) -> None:
+    """Let cattrs write the code of a class."""
     # A frozen instance makes its init=False fields again by itself.
     frozen = any(getattr(getattr(cls, name, None), kind, False) for name, kind in _FROZEN)
     target = typing.cast("type[object]", annotation)
@@ -171,7 +189,7 @@ def _class(cls: type, annotation: object, shape: Shape) -> Shape:
         _cattrs_detailed_validation=False,
         _cattrs_include_init_false=not frozen,
     )
-    return guarded(shape, lower, lambda plain: lift(plain, cls))
+    guarded(shape, lower, lambda plain: lift(plain, cls))
 
 
 def _typed_dict(cls: type, annotation: object, shape: Shape) -> Shape:
@@ -201,23 +219,21 @@ def _named_tuple(cls: type, annotation: object, shape: Shape) -> Shape:
     shape.takes, shape.kinds = frozenset((cls,)), frozenset((tuple,))
     hints = hints_of(annotation)
     fields = [_shape(hints.get(name, object)) for name in cls._fields]  # type: ignore[attr-defined]  # checked before
-    return _in_order((tuple(fields), None, ()), cls._make, shape)  # type: ignore[attr-defined]  # likewise
+    return _in_order((tuple(fields), (), ()), cls._make, shape)  # type: ignore[attr-defined]  # likewise
 
 
 def _in_order(
-    elements: tuple[tuple[Shape, ...], Shape | None, tuple[Shape, ...]],
-    make: Callable[[list[object]], object],
-    shape: Shape,
+    elements: tuple[tuple[Shape, ...], ...], make: Callable[[list[object]], object], shape: Shape
 ) -> Shape:
-    """Tuples whose places have shapes of their own; one may repeat between the others."""
+    """Tuples whose places have shapes of their own; of the first ones, the one that repeats if any, the last ones."""
     before, middle, after = elements
 
     def spread(value: tuple[object, ...]) -> abc.Iterable[tuple[Shape, object]]:
         more = len(value) - len(before) - len(after)
-        if more < 0 or (more and middle is None):
-            least = "" if middle is None else " or more"
+        if more < 0 or (more and not middle):
+            least = " or more" if middle else ""
             raise ValueError(f"expected {len(before) + len(after)}{least} elements, found {len(value)}")
-        return zip((*before, *[middle] * more, *after) if middle is not None else before, value, strict=True)
+        return zip((*before, *middle * more, *after), value, strict=True)
 
     def lower(value: tuple[object, ...]) -> object:
         return tuple([element.lower(part) for element, part in spread(value)])
@@ -225,8 +241,7 @@ def _in_order(
     def lift(plain: tuple[object, ...]) -> object:
         return make([element.lift(part) for element, part in spread(plain)])
 
-    everywhere = (*before, *after) if middle is None else (*before, middle, *after)
-    as_it_is = make is tuple and all(element.plain for element in everywhere)
+    as_it_is = make is tuple and all(element.plain for element in (*before, *middle, *after))
     return guarded(shape, identity if as_it_is else lower, lift)
 
 
@@ -313,11 +328,10 @@ def _container(kinds: Kinds, origin: object, arguments: tuple[object, ...], shap
     if not arguments:
         return Leaf(kinds)
     if origin is tuple:
-        before, middle, after = places(arguments)
-        if middle is None or before or after:
-            each = tuple(map(_shape, before)), None if middle is None else _shape(middle), tuple(map(_shape, after))
-            return _in_order(each, tuple, shape)
-        arguments = (middle,)
+        found = before, middle, after = places(arguments)
+        if before or after or not middle:
+            return _in_order(tuple(tuple(map(_shape, some)) for some in found), tuple, shape)
+        arguments = middle
     if len(arguments) == 2:
         return mapping(_shape(arguments[0]), _shape(arguments[1]), shape)
     return collection(_shape(arguments[0]), shape)
