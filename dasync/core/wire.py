@@ -17,6 +17,7 @@ from decimal import Decimal
 from functools import partial
 from itertools import chain
 from struct import Struct
+from typing import cast
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -39,6 +40,7 @@ _MARK = ExtType(_TUPLE, b"")
 _MARK_BYTES = b"\xc7\x00\x01"
 _CONTAINERS = frozenset((list, tuple, dict, set, frozenset))
 _SALTED = frozenset((str, bytes, type(None), bool))  # or few
+_WORD = 2**64  # of the ints below, 17 at most have the same hash
 _FOREIGN = frozenset((bytearray, memoryview, ExtType, Timestamp))  # msgpack writes them, they come back as others
 _HEADERS = bytes((*range(0x80, 0xA0), *range(0xC7, 0xCA), *range(0xD4, 0xD9), *range(0xDC, 0xE0)))
 _FOREIGN_HEADERS = bytes((*range(0xC4, 0xCA), *range(0xD4, 0xD9)))
@@ -182,10 +184,15 @@ def _dict(pairs: list[tuple[object, object]]) -> dict[object, object]:
 def _tell_apart(keys: list[object]) -> None:
     """Python salts the hashes of text and bytes alone: of numbers, anybody can make many with one hash."""
     kinds = set(map(type, keys))
-    if not kinds <= _SALTED:
-        [(_, count)] = Counter(map(hash, keys)).most_common(1)
-        if count > ALIKE_MAX:
-            raise DecodeError(f"more than {ALIKE_MAX} keys of a map, or elements of a set, with the same hash")
+    if kinds <= _SALTED:
+        return
+    if kinds == {int}:
+        numbers = cast("list[int]", keys)
+        if min(numbers) > -_WORD and max(numbers) < _WORD:
+            return
+    hashes = list(map(hash, keys))
+    if len(set(hashes)) < len(keys) and Counter(hashes).most_common(1)[0][1] > ALIKE_MAX:
+        raise DecodeError(f"more than {ALIKE_MAX} keys of a map, or elements of a set, with the same hash")
 
 
 def _ext(depth: int, built: list[int] | None, code: int, data: bytes) -> object:
