@@ -8,6 +8,7 @@ import itertools
 import os
 import subprocess
 import sys
+import typing
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AnySet
 from datetime import date, datetime, time, timedelta
@@ -33,6 +34,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_codec import Color, Level, Node, Word, zones
 
+import dasync
 from dasync.core.codec import CallShape, decode, encode, encode_result
 from dasync.errors import UnserializableValue
 
@@ -405,6 +407,60 @@ def test_what_can_be_passed_in_its_place_is_told() -> None:
 def test_an_annotation_whose_names_are_not_found_is_named() -> None:
     with pytest.raises(UnserializableValue, match=r"its annotation 'list\[Key\]' names what cannot be found from here"):
         encode([Key(1)], "list[Key]")
+
+
+def test_a_local_function_s_annotations_are_read_one_by_one() -> None:
+    """What its body uses is known, of what is not the error says so; the others' classes are declared all the same."""
+
+    @dataclasses.dataclass
+    class Local:
+        number: int
+
+    @dasync.function
+    async def uses(a: Local, key: Key) -> Local:
+        return Local(key.number)
+
+    @dasync.function
+    async def blind(a: list[Local], key: Key) -> None: ...
+
+    data, args, _ = uses.shape.encode((Local(1), Key(2)), {}, None)
+    assert uses.shape.decode(data) == (args, {}) == ((Local(1), Key(2)), {})
+    assert uses.result is Local
+    assert blind.shape.encode(([1], Key(2)), {}, None)[1] == ([1], Key(2))
+    with pytest.raises(UnserializableValue, match=r"args\[0\]\[0\] is .*: its annotation 'list\[Local\]' names"):
+        blind.shape.encode(([Local(1)], Key(2)), {}, None)
+
+
+def test_the_syntax_of_newer_pythons_is_understood() -> None:
+    if sys.version_info < (3, 12):
+        pytest.skip("type parameters are of 3.12")
+    space: dict[str, Any] = {"Key": Key, "Color": Color, "dataclass": dataclasses.dataclass, "TypedDict": TypedDict}
+    program = (
+        "@dataclass(frozen=True)\n"
+        "class Box[T: Key]:\n    inside: T\n    more: tuple[T, ...] = ()\n"
+        "class Typed[T](TypedDict):\n    one: T\n"
+        "type Many[T] = dict[T, list[Box[T]]]\n"
+        "type Deep = Key | tuple[Deep, ...]\n"
+        "type Either[A, B] = A | B | None\n"
+    )
+    exec(compile(program, "newer", "exec", dont_inherit=True), space)
+    boxes, deep = space["Box"], space["Deep"]
+    box = boxes(Key(1), (Key(2),))
+    for value, annotation in (
+        (box, boxes),
+        (box, boxes[Key]),
+        ({"one": {Color.RED: box}}, space["Typed"][dict[Color, boxes[Key]]]),
+        ({Key(1): [box]}, space["Many"][Key]),
+        ({(Key(1), (Key(2), ())), Key(3)}, set[deep]),
+        (Color.RED, space["Either"][Color, str]),
+    ):
+        assert described(decode(encode(value, annotation), annotation)) == described(value)
+    if sys.version_info >= (3, 13):
+        space |= {"ReadOnly": typing.ReadOnly, "NotRequired": NotRequired}
+        program = "class Fixed(TypedDict):\n    one: ReadOnly[NotRequired[Key]]"
+        exec(compile(program, "newer", "exec", dont_inherit=True), space)
+        assert decode(encode({}, space["Fixed"]), space["Fixed"]) == {}
+        assert decode(encode({"one": Key(1)}, space["Fixed"]), space["Fixed"]) == {"one": Key(1)}
 
 
 def test_enums_are_declared_by_their_members_values() -> None:
