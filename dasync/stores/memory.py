@@ -65,6 +65,11 @@ class MemoryRows:
         low, high = ids.subtree(creator)
         return [self._promises[id] for id in sorted(self._children[creator]) if low < id < high]
 
+    def below(self, id: str) -> Sequence[PromiseRecord]:
+        low, high = ids.subtree(id)
+        found = [record for record in self._promises.values() if low < record.id < high]
+        return sorted((record for record in found if record.state is State.PENDING), key=lambda record: record.id)
+
     def held(self, process: str) -> Sequence[TaskRecord]:
         return [self._tasks[id] for id in sorted(self._held[process])] if process in self._held else ()
 

@@ -121,6 +121,15 @@ class Working:
             lambda r: r.creator == creator and low < r.id < high,
         )
 
+    def below(self, id: str) -> Sequence[PromiseRecord]:
+        low, high = ids.subtree(id)
+        return self._laid_over(
+            self._rows.below(id),
+            self._promises,
+            self._promises_were,
+            lambda r: r.state is State.PENDING and low < r.id < high,
+        )
+
     def held(self, process: str) -> Sequence[TaskRecord]:
         return self._laid_over(self._rows.held(process), self._tasks, self._tasks_were, lambda r: r.process == process)
 
@@ -275,7 +284,7 @@ def _named(commands: Sequence[p.Command]) -> tuple[list[str], list[str], list[st
         if isinstance(command, p.TaskFence):
             promises[command.claim.id] = tasks[command.claim.id] = None
             promises[command.action.id] = None
-            if type(command.action) is p.PromiseSettle:
+            if type(command.action) is not p.PromiseCreate:
                 settling[command.action.id] = None
         elif isinstance(command, p.TaskFulfill):
             promises[command.claim.id] = tasks[command.claim.id] = settling[command.claim.id] = None
@@ -283,6 +292,8 @@ def _named(commands: Sequence[p.Command]) -> tuple[list[str], list[str], list[st
             promises[command.action.id] = tasks[command.action.id] = None
         elif isinstance(command, p.PromiseCreate | p.PromiseGet | p.PromiseSettle):
             promises[command.id] = None
+        elif isinstance(command, p.PromiseCancel):
+            promises[command.id] = settling[command.id] = None
         elif isinstance(command, p.RegisterListener):
             promises[command.promise] = settling[command.promise] = None
     return list(promises), list(tasks), list(settling)

@@ -204,6 +204,10 @@ class SqliteRows:
         sql = f"SELECT {_PROMISE} FROM promises WHERE id > ? AND id < ? AND creator = ? ORDER BY id"
         return [_promise(row) for row in self._all(sql, *ids.subtree(creator), creator)]
 
+    def below(self, id: str) -> Sequence[PromiseRecord]:
+        sql = f"SELECT {_PROMISE} FROM promises WHERE id > ? AND id < ? AND state = 'pending' ORDER BY id"
+        return [_promise(row) for row in self._all(sql, *ids.subtree(id))]
+
     def held(self, process: str) -> Sequence[TaskRecord]:
         return [_task(row) for row in self._all(f"SELECT {_TASK} FROM tasks WHERE process = ? ORDER BY id", process)]
 
