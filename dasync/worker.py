@@ -50,6 +50,7 @@ class Terms:
     name: str
     lease_ms: int
     concurrency: int
+    max_resident: int
     poll_s: float
     python: str
 
@@ -94,7 +95,7 @@ class Worker:
         journal: Journal,
     ) -> None:
         self.process = ""
-        self.capacity = Capacity(terms.concurrency, self._freed)
+        self.capacity = Capacity(terms.concurrency, terms.max_resident, self._freed)
         self._deadlines = Deadlines(clock, journal)
         self._employer = employer
         self._terms = terms
@@ -181,6 +182,8 @@ class Worker:
                     await self._read_news()
                 if self._more:
                     await self._acquire()
+                if self.capacity.crowded:
+                    await self._suspend_some()
                 if changed:
                     await self._look_around()
                 if polled:
@@ -214,7 +217,7 @@ class Worker:
         self._rung.set()
 
     def _freed(self) -> None:
-        if self._more:
+        if self._more or self.capacity.crowded:
             self._rung.set()
 
     def call_at(self, at_ms: int, deadline: Deadline) -> None:
@@ -313,6 +316,12 @@ class Worker:
         self.wake(Ring.TASKS | Ring.NEWS)
 
     # -- handing back
+
+    async def _suspend_some(self) -> None:
+        """Leave the longest waiting to the store: whoever has room replays them when they can go on."""
+        waiting = [held for held in self.capacity.too_many() if self._employer.awaited_by(held)]
+        if waiting:
+            await self._hand_back(waiting)
 
     async def _hand_back(self, tasks: list[Held]) -> None:
         """Suspend what only waits, release the rest; another worker takes it from there."""

@@ -26,7 +26,7 @@ import anyio
 from dasync.cli.commands import store_path
 from dasync.errors import DasyncError
 from dasync.loop import EventLoop
-from dasync.runtime import function
+from dasync.runtime import registry
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 
@@ -35,7 +35,7 @@ def worker(args: argparse.Namespace) -> int:
     """Run a worker until it is told to stop."""
     logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s: %(message)s")
     import_app(args.app)
-    names = sorted({made.name for made in function.registered().values()})
+    names = sorted({made.name for made in registry.registered().values()})
     if not names:
         raise DasyncError(f"{args.app} defines no durable function: put @dasync.function on what it is to run")
     asyncio.run(_work(args, names))

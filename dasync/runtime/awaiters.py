@@ -62,6 +62,7 @@ class Awaiters:
 
     def __init__(self) -> None:
         self._of: dict[str, list[Waiter]] = {}
+        self._by_holder: dict[Holder, dict[Waiter, str]] = {}
         self.view = AwaitersView(self._of)
 
     def add(self, promise: Promise[object], loop: asyncio.AbstractEventLoop) -> Waiter:
@@ -82,6 +83,8 @@ class Awaiters:
             self._of[promise.id] = [waiter]
         else:
             waiting.append(waiter)
+        if waiter.held is not None:
+            self._by_holder.setdefault(waiter.held, {})[waiter] = promise.id
         return waiter
 
     def remove(self, id: str, waiter: asyncio.Future[None]) -> None:
@@ -89,7 +92,7 @@ class Awaiters:
         waiting = self._of.get(id)
         if waiting is not None and isinstance(waiter, Waiter) and waiter in waiting:
             waiting.remove(waiter)
-            _unblock(waiter)
+            self._unblock(waiter)
             if not waiting:
                 del self._of[id]
 
@@ -97,8 +100,18 @@ class Awaiters:
         """All of them wait no longer."""
         waiting = self._of.pop(id, [])
         for waiter in waiting:
-            _unblock(waiter)
+            self._unblock(waiter)
         return waiting
+
+    def _unblock(self, waiter: Waiter) -> None:
+        if waiter.held is None:
+            return
+        mine = self._by_holder[waiter.held]
+        del mine[waiter]
+        if not mine:
+            del self._by_holder[waiter.held]
+        if waiter.elsewhere:
+            waiter.held.unblock()
 
     def outside(self) -> list[Waiter]:
         """Those who are not executions."""
@@ -106,15 +119,15 @@ class Awaiters:
 
     def awaited_by(self, held: Holder) -> list[str]:
         """What a task waits for that is settled elsewhere; nothing, if any of its asyncio tasks does something else."""
-        waits = [(id, waiter) for id, waiting in self._of.items() for waiter in waiting if waiter.held is held]
-        waiting_tasks = {waiter.task for _, waiter in waits}
+        waits = self._by_holder.get(held, {})
+        waiting_tasks = {waiter.task for waiter in waits}
         for execution in held.running.values():
             running = execution.tasks()
             body, others = running[0] if running else None, running[1:]
             # A body that awaits no promise waits for the tasks that it has made, if it has made any.
             if any(task not in waiting_tasks for task in others) or not (body in waiting_tasks or others):
                 return []
-        return sorted({id for id, waiter in waits if waiter.elsewhere})
+        return sorted({id for waiter, id in waits.items() if waiter.elsewhere})
 
     def __contains__(self, id: str) -> bool:
         return id in self._of
@@ -140,8 +153,3 @@ class AwaitersView(Mapping[str, tuple[str, ...]]):
 
     def __repr__(self) -> str:
         return repr(dict(self))
-
-
-def _unblock(waiter: Waiter) -> None:
-    if waiter.held is not None and waiter.elsewhere:
-        waiter.held.unblock()

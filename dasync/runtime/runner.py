@@ -15,13 +15,16 @@ from dasync.core.protocol import Acquired, Claim, TaskHalt, TaskRelease
 from dasync.errors import DecodeError, FunctionNotFound
 from dasync.ports import Clock, Ring
 from dasync.runtime.capacity import Capacity
-from dasync.runtime.execution import Execution
-from dasync.runtime.function import Function, lookup, registered
+from dasync.runtime.execution import Execution, Invocation
+from dasync.runtime.function import Function
 from dasync.runtime.handlers import Handlers
 from dasync.runtime.held import Deadline, Held, halted
 from dasync.runtime.journal import Journal
+from dasync.runtime.policy import Retry
 from dasync.runtime.promise import Promise
+from dasync.runtime.registry import lookup, registered
 from dasync.runtime.root import Roots
+from dasync.runtime.threads import Seats
 
 _log = logging.getLogger("dasync")
 
@@ -53,11 +56,15 @@ class Runner:
         *,
         functions: Sequence[Function[..., object]] | None,
         max_payload: int,
+        retry: Retry,
     ) -> None:
         self.handlers = handlers
         self.journal = journal
         self.clock = clock
         self.max_payload = max_payload
+        self.retry = retry
+        self.seats = Seats()
+        self._said: set[str] = set()
         self._functions = functions
 
     @property
@@ -86,8 +93,8 @@ class Runner:
         self.begin(acquired, promise)
 
     def listens(self) -> bool:
-        """Whether this process may wait for anything that is settled elsewhere: for more than the tasks it holds."""
-        return len(self.handlers.pending) > len(self.worker.capacity.held)
+        """Whether anything may be settled elsewhere that this process waits for or runs."""
+        return len(self.handlers.pending) > 0
 
     def news(self, record: PromiseRecord) -> None:
         """A promise is settled that this process may wait for."""
@@ -129,7 +136,7 @@ class Runner:
         held = Held(self, acquired, promise)
         self.worker.capacity.hold(held)
         promise.watchers += (held,)  # it may be a child of another execution here as well
-        Execution(held, held.id, made, None).start(args, kwargs)
+        Execution(held, held.id, Invocation(made, record.param, record.tags), None).start(args, kwargs)
 
     def give_back(self, acquired: Acquired) -> None:
         """Release a task that was acquired and is not to be run here."""
@@ -153,6 +160,12 @@ class Runner:
         self.worker.capacity.unreserve()
 
     # -- for executions
+
+    def say_once(self, text: str) -> None:
+        """Warn of something, once in the life of this process."""
+        if text not in self._said:
+            self._said.add(text)
+            _log.warning(text)
 
     def call_at(self, at_ms: int, due: Deadline) -> None:
         """Write `due` when that time has come."""
