@@ -283,7 +283,7 @@ class Worker:
 
     async def _bury(self, processes: list[ProcessRecord]) -> None:
         for dead in self._transport.dead([process for process in processes if process.id != self.process]):
-            _log.warning("process %s is dead; its tasks are taken over", dead)
+            _log.info("process %s is dead; its tasks are taken over", dead)
             await self._journal.ask(ProcessLeave(dead))
             self._transport.bury(dead)
             self._others = [process for process in self._others if process.id != dead]
