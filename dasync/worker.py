@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -70,8 +71,8 @@ class Employer(Protocol):
     def news(self, record: PromiseRecord) -> None:
         """A promise is settled that this process may wait for."""
 
-    def awaited_by(self, held: Held) -> list[str]:
-        """What a task waits for that is settled elsewhere; nothing, if it has anything else to do."""
+    def awaited_by(self, tasks: Iterable[Held]) -> dict[Held, list[str]]:
+        """Those among `tasks` that do nothing but wait for what is settled elsewhere, and what each waits for."""
 
     def broken(self, error: BaseException) -> None:
         """Nothing more can be done: the store is damaged, or we are."""
@@ -151,7 +152,7 @@ class Worker:
         self.capacity.shut()
         ends = self._clock.monotonic() + timeout_s
         while self.capacity.held and self._clock.monotonic() < ends:
-            await self._hand_back([held for held in self.capacity.held.values() if self._employer.awaited_by(held)])
+            await self._hand_back(list(self._employer.awaited_by(self.capacity.held.values())))
             if self.capacity.held:
                 await self._clock.sleep(min(DRAIN_LOOK_S, timeout_s))
         await self._hand_back(list(self.capacity.held.values()))
@@ -319,7 +320,7 @@ class Worker:
 
     async def _suspend_some(self) -> None:
         """Leave the longest waiting to the store: whoever has room replays them when they can go on."""
-        waiting = [held for held in self.capacity.too_many() if self._employer.awaited_by(held)]
+        waiting = list(self._employer.awaited_by(self.capacity.too_many()))
         if waiting:
             await self._hand_back(waiting)
 
@@ -328,8 +329,9 @@ class Worker:
         ending: list[asyncio.Task[object]] = []
         suspending: list[tuple[Held, asyncio.Future[Reply]]] = []
         releasing: list[Held] = []
+        waits = self._employer.awaited_by(tasks)
         for held in tasks:
-            awaited = tuple(self._employer.awaited_by(held))
+            awaited = tuple(waits.get(held, ()))
             ending += [task for execution in held.running.values() for task in execution.tasks()]
             held.drop(Suspended(f"{held.id} is handed back"))
             if awaited:

@@ -11,6 +11,8 @@ from itertools import islice
 
 from dasync.runtime.held import Held
 
+SPARE_SHARE = 16  # of those that may stay, a sixteenth goes along when some must go
+
 
 class Capacity:
     """How many tasks run here, of how many that may."""
@@ -63,8 +65,13 @@ class Capacity:
             self._freed()
 
     def too_many(self) -> list[Held]:
-        """Those that only wait, beyond the number that may stay here: the longest waiting."""
-        return [self.held[id] for id in islice(self._waiting, max(0, len(self._waiting) - self._max_resident))]
+        """Those that only wait, beyond the number that may stay here: the longest waiting.
+
+        Somewhat more than must go, so that a growing crowd is not looked through for each who comes.
+        """
+        excess = len(self._waiting) - self._max_resident
+        spare = self._max_resident // SPARE_SHARE if excess > 0 else 0
+        return [self.held[id] for id in islice(self._waiting, max(0, excess + spare))]
 
     @property
     def crowded(self) -> bool:

@@ -59,8 +59,10 @@ class Execution(Calls):
     def start(self, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         """Begin to run, with the next turn of the asyncio loop."""
         self.held.running[self.id] = self
-        here = Branch(self, ids.places(self.id))
-        self._task = branch.task(self._run(args, kwargs), here, asyncio.get_running_loop(), name=self.id)
+        here, loop = Branch(self, ids.places(self.id)), asyncio.get_running_loop()
+        # A child's context is a copy of its parent's, a task's own one of the EventLoop's.
+        context = self.held.host.context.copy() if self._child is None else None
+        self._task = branch.task(self._run(args, kwargs), here, loop, name=self.id, context=context)
 
     def run_child(
         self, child: Child, function: Function[..., object], args: tuple[object, ...], kwargs: dict[str, object]
@@ -111,14 +113,21 @@ class Execution(Calls):
     async def _run(self, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         held = self.held
         self._started = True
-        if not branch.inside.get():  # a child's context is a copy of its parent's
-            branch.inside.set(True)
         value: object = None
         raw: bytes | None
         try:
             if held.barrier is not None and not held.barrier.done():
                 await asyncio.shield(held.barrier)
-            value = await self._attempts(args, kwargs)
+            if ids.retry(self.id, 1) in held.history or self._function.threaded:
+                value = await self._attempts(args, kwargs)
+            else:
+                failed: Exception | None = None
+                try:
+                    value = await self._function.fn(*args, **kwargs)  # here: a frame between would cost every waiter
+                except Exception as error:
+                    failed = error
+                if failed is not None:  # not in the handler: what a second attempt raises has nothing to do with it
+                    value = await self._attempts(args, kwargs, failed)
             if isinstance(value, Promise):
                 value = await self._linked(value)
             if self.children or self._tasks or self.failed:
@@ -142,24 +151,29 @@ class Execution(Calls):
             held.running.pop(self.id, None)
         self._settle(state, raw, value)
 
-    async def _attempts(self, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
-        """Run the function, and after a failure again, as its policy says."""
+    async def _attempts(
+        self, args: tuple[object, ...], kwargs: dict[str, object], failed: Exception | None = None
+    ) -> object:
+        """Run the function, and after a failure again, as its policy says; the first attempt may have `failed`."""
         failures = 0
         while ids.retry(self.id, failures + 1) in self.held.history:  # what an earlier run has tried already
             failures += 1
             await self._back_off(failures, b"", 0)
         while True:
-            if failures:
-                args, kwargs = self._function.shape.decode(self._param)
-            try:
-                if self._function.threaded:
-                    return await self._in_thread(args, kwargs)
-                return await self._function.fn(*args, **kwargs)
-            except Exception as error:
-                delay_s = self._delay_s(failures + 1, error)
-                if delay_s is None:
-                    raise
-                raw = failure.encode_error(error, min(MAX_KEPT_ERROR_BYTES, self.held.host.max_payload))
+            if failed is None:
+                try:
+                    if failures:
+                        args, kwargs = self._function.shape.decode(self._param)
+                    if self._function.threaded:
+                        return await self._in_thread(args, kwargs)
+                    return await self._function.fn(*args, **kwargs)
+                except Exception as error:
+                    failed = error
+            delay_s = self._delay_s(failures + 1, failed)
+            if delay_s is None:
+                raise failed
+            raw = failure.encode_error(failed, min(MAX_KEPT_ERROR_BYTES, self.held.host.max_payload))
+            failed = None
             failures += 1
             await _cancel([task for task in self._tasks or () if not task.done()])
             await self._back_off(failures, raw, delay_s)

@@ -23,6 +23,7 @@ from dasync.runtime.promise import Promise
 
 P = ParamSpec("P")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 Seconds = float | timedelta
 OWN_TAGS = "dasync."
 MAX_TAGS = 64  # on one promise; each with at most MAX_NAME_CHARS characters of key and value
@@ -116,7 +117,7 @@ class Caller(Protocol):
         """Cancel a promise, if it is a child of this execution."""
 
 
-class Function(Generic[P, R]):
+class Function(Generic[P, R_co]):
     """A function that can be invoked durably: calling it gives a `Promise`. Made by `function` and `remote`."""
 
     def __init__(
@@ -124,7 +125,7 @@ class Function(Generic[P, R]):
     ) -> None:
         self.name = name
         self.version = version
-        self.fn = cast("Callable[P, Coroutine[object, object, R]]", fn)
+        self.fn = cast("Callable[P, Coroutine[object, object, R_co]]", fn)
         """The function as written, for unit tests."""
         self.threaded = fn is not None and not inspect.iscoroutinefunction(fn)
         """It is no `async def`: it runs in a worker thread."""
@@ -143,7 +144,7 @@ class Function(Generic[P, R]):
     def __repr__(self) -> str:
         return f"<dasync function {self.name!r} version {self.version}>"
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Promise[R]:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Promise[R_co]:
         """Invoke: the function starts, the caller never suspends. Raises `TypeError` for wrong arguments."""
         at = here()
         if at is None:
@@ -160,7 +161,7 @@ class Function(Generic[P, R]):
         detached: bool | None = None,
         version: int | None = None,
         tags: Mapping[str, str] | None = None,
-    ) -> Function[P, R]:
+    ) -> Function[P, R_co]:
         """A copy that invokes with these options; what is not given stays as it is.
 
         `id` names a root promise: invoking it again with the same function, version and arguments gives the
@@ -192,7 +193,7 @@ class Function(Generic[P, R]):
         )
         return self.adopting(configured)
 
-    def adopting(self, options: Options) -> Function[P, R]:
+    def adopting(self, options: Options) -> Function[P, R_co]:
         """A copy that invokes with exactly these options."""
         copy = object.__new__(type(self))
         copy.__dict__.update(self.__dict__)
