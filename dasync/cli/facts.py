@@ -77,6 +77,7 @@ class Shown(Brief):
     arguments: Arguments
     value: object
     error: ErrorFacts | None
+    reason: str | None
     tags: dict[str, str]
     awaits: list[str]
     awaited_by: list[str]
@@ -137,6 +138,7 @@ def shown(rows: Snapshot, id: str, now_ms: int) -> Shown:
         arguments=arguments(record),
         value=plain(record.value) if record.state is State.RESOLVED and record.value is not None else None,
         error=None if record.state is not State.REJECTED else error(record.value or b""),
+        reason=reason(record),
         tags=json.loads(record.tags or "{}"),
         awaits=waits.awaits,
         awaited_by=waits.awaited_by,
@@ -215,6 +217,14 @@ def plain(data: bytes) -> object:
         return jsonable(decode(data))
     except DecodeError:
         return _unreadable(data)
+
+
+def reason(record: PromiseRecord) -> str | None:
+    """Why a promise was canceled, where that was said."""
+    if record.state is not State.CANCELED or record.value is None:
+        return None
+    said = plain(record.value)
+    return said if isinstance(said, str | None) else json.dumps(said, ensure_ascii=False)
 
 
 def error(data: bytes) -> ErrorFacts:
