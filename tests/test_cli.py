@@ -25,10 +25,10 @@ from dasync.stores.sqlite import SqliteStore
 from dasync.system import SystemClock
 
 COMMANDS = (
-    "invoke", "wait", "show", "tree", "list", "resolve", "reject", "cancel", "resume", "worker", "demo",
+    "invoke", "wait", "show", "tree", "list", "resolve", "reject", "cancel", "resume", "worker", "doctor", "demo",
 )  # fmt: skip
 HELP_S = 0.25
-HEAVY = ("asyncio", "anyio", "aiosqlite", "sqlite3", "cattrs", "msgpack", "rich", "dasync.loop")
+HEAVY = ("asyncio", "anyio", "aiosqlite", "sqlite3", "cattrs", "msgpack", "rich", "shtab", "watchfiles", "dasync.loop")
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +91,8 @@ def test_each_command_explains_its_json(command: str, capsys: pytest.CaptureFixt
         ((), "COMMAND"),
         (("frobnicate",), "there is no command 'frobnicate'; see `dasync --help`"),
         (("lst",), "did you mean 'list'?"),
+        (("completion", "basic"), "basic"),
+        (("doctor", "a.py", "b.py"), "b.py"),
         (("list", "--task-state", "lost"), "lost"),
         (("invoke", "f", "{"), "ARGS is not JSON"),
         (("invoke", "f", "[" * 100_000), "nested too deeply"),
@@ -270,6 +272,17 @@ def test_list_tells_the_command_that_shows_the_next_part(filled: str) -> None:
         assert more is not None
         command = shlex.split(more[1])
     assert found == sorted([*(f"bill-1:{place}" for place in range(11)), "bill-2:0"])
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion_knows_the_commands(shell: str) -> None:
+    """Each shell's script names the commands and their options; bash takes its own."""
+    script = dasync("completion", shell)
+    assert all(command in script for command in (*COMMANDS, "--task-state"))
+    if shell == "bash":
+        ask = "COMP_WORDS=(dasync can); COMP_CWORD=1; _shtab_dasync 2>/dev/null; echo ${COMPREPLY[@]}"
+        done = subprocess.run(["bash", "-c", f"{script}\n{ask}"], capture_output=True, text=True, timeout=TIMEOUT_S)
+        assert done.stdout == "cancel\n"
 
 
 @pytest.mark.parametrize("command", ["show", "tree"])

@@ -89,6 +89,15 @@ def list_(args: argparse.Namespace) -> int:
     return status
 
 
+def doctor(args: argparse.Namespace) -> int:
+    """Examine a store."""
+    from dasync.cli import commands, doctor, render
+
+    checks = commands.run(doctor.examine(args.store, args.app))
+    say.facts(args.json, checks, lambda: render.checks(checks))
+    return say.FAILED if any(check["status"] == "fail" for check in checks) else 0
+
+
 # -- settling ----------------------------------------------------------------------------------------------
 
 
@@ -135,12 +144,33 @@ def resume(args: argparse.Namespace) -> int:
 
 
 def worker(args: argparse.Namespace) -> int:
-    """Run a worker."""
+    """Run a worker, and with `--reload` run it again and again."""
     if args.app is None:
         raise UsageError("which program? Name it, as in `dasync worker shop.py`, or set DASYNC_APP")
+    if args.reload:
+        from dasync.cli import reload
+
+        return reload.worker(args)
     from dasync.cli import serve
 
     return serve.worker(args)
+
+
+def completion(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Print the completion script of a shell."""
+    import shtab
+
+    for command in _parsers(parser):
+        for action in command._actions:
+            if action.metavar in ("PATH", "APP"):
+                action.complete = shtab.FILE  # type: ignore[attr-defined]  # where shtab looks for it
+    print(shtab.complete(parser, args.shell))
+    return 0
+
+
+def _parsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    chosen = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return [command for choices in chosen for command in choices.values()]
 
 
 def demo(args: argparse.Namespace) -> int:

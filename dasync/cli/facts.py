@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, time, timedelta
-from typing import NamedTuple, TypedDict
+from typing import Literal, NamedTuple, TypedDict
 
 from dasync.core import failure, ids, machine
 from dasync.core.codec import CallShape, decode
@@ -96,6 +96,15 @@ class Listing(TypedDict):
 
     promises: list[Brief]
     cursor: str | None
+
+
+class Check(TypedDict):
+    """What a doctor found of one thing that it looked at."""
+
+    check: str
+    status: Literal["ok", "warn", "fail"]
+    detail: str
+    remedy: str | None
 
 
 class Waits(NamedTuple):

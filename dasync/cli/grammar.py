@@ -152,9 +152,29 @@ def _worker_command(commands: Commands) -> None:
     worker.add_argument(
         "--durability", choices=("power", "process"), default="power", help="what an acknowledged write survives"
     )
+    again = "start again when a source file of APP changes; needs pip install 'dasync[reload]'"
+    worker.add_argument("--reload", action="store_true", help=again)
 
 
 def _other_commands(commands: Commands) -> None:
+    doctor_keys = (
+        "a check fails where nothing goes on until somebody acts, and warns where that may be; exit status: 1 if any\n"
+        "fails. --json prints a list, an object per check: check, status (ok, warn, fail), detail, remedy (null: ok)."
+    )
+    doctor = _command(commands, "doctor", actions.doctor, "examine a store, and say what to do about it", doctor_keys)
+    _app(doctor, "whose functions open tasks are compared with, as in `worker` (default: $DASYNC_APP)")
+
+    completion = commands.add_parser(
+        "completion", help="print a script that completes commands in a shell",
+        description="Print a script that completes commands, options and files in a shell.",
+        epilog='bash: eval "$(dasync completion bash)" in ~/.bashrc\n'
+        'zsh:  dasync completion zsh > "${fpath[1]}/_dasync"\n'
+        "tcsh: dasync completion tcsh | source /dev/stdin in ~/.tcshrc",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+    completion.set_defaults(run=lambda args: actions.completion(args, parser()))
+
     demo_keys = (
         "--json prints an object: equal, files, workers, kills (process, pid, done, in_flight), ran_twice (count,\n"
         "survey), promises, settled, settled_once, table (package, files, lines, tokens, functions), total, odd,\n"

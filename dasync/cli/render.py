@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dasync.cli.facts import Arguments, Brief, Listing, Node, Shown, Tree
+    from dasync.cli.facts import Arguments, Brief, Check, Listing, Node, Shown, Tree
 
 COLORS = {"pending": "yellow", "resolved": "green", "rejected": "red", "canceled": "magenta", "timedout": "red"}
 OUTSIDE = "(settled outside)"
@@ -83,6 +83,15 @@ def listing(facts: Listing) -> str:
         (one["id"], _state(one), _function(one), _task(one), _time(one["created_at"])) for one in facts["promises"]
     ]
     return columns(("ID", "STATE", "FUNCTION", "TASK", "CREATED"), rows) if rows else "no promises"
+
+
+def checks(found: Sequence[Check]) -> str:
+    """What a doctor has found, a line per check."""
+    rows = [(one["status"], one["check"], one["detail"], one["remedy"]) for one in found]
+    return "\n".join(
+        clean(f"{status:<4}  {check:<9}  {detail}" + (f"; {remedy}" if remedy else ""))
+        for status, check, detail, remedy in rows
+    )
 
 
 def columns(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Iterable[int] = ()) -> str:
