@@ -43,22 +43,22 @@ def store(shop: Path, tmp_path: Path) -> str:
 @contextmanager
 def _worker(
     *arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None
-) -> Iterator[subprocess.Popen[str]]:
+) -> Iterator[subprocess.Popen[bytes]]:
     """A worker in a process of its own; it is not there any more afterwards."""
     command = [sys.executable, "-m", "dasync", "worker", *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, env=env or environment(), cwd=cwd, **pipes) as process:
+    with subprocess.Popen(command, bufsize=0, env=env or environment(), cwd=cwd, **pipes) as process:
         try:
             yield process
         finally:
             process.kill()
 
 
-def _line(stream: IO[str] | None) -> str:
-    """The next line that a worker prints."""
+def _line(stream: IO[bytes] | None) -> str:
+    """The next line that a worker prints. Its pipe is not buffered: what a buffer holds, select does not see."""
     assert stream is not None
     assert select.select([stream], [], [], TIMEOUT_S)[0], "nothing was said in time"
-    return stream.readline()
+    return stream.readline().decode()
 
 
 async def _until(path: Path) -> None:
@@ -128,7 +128,7 @@ ONE = "import dasync\n@dasync.function\nasync def one() -> int:\n    return 1\n"
 TWO = "@dasync.function\nasync def two() -> int:\n    return 2\n"
 
 
-def _functions(worker: subprocess.Popen[str]) -> list[str]:
+def _functions(worker: subprocess.Popen[bytes]) -> list[str]:
     """What the worker that is ready next runs."""
     ready = json.loads(_line(worker.stdout))
     assert ready["ready"] is True
@@ -160,6 +160,7 @@ def test_a_worker_is_started_again_when_a_source_changes(tmp_path: Path) -> None
         worker.terminate()
         assert "finishes what it runs" in _line(worker.stderr)
         assert worker.wait(TIMEOUT_S) == 0
+        assert _line(worker.stderr) == ""
 
 
 @pytest.mark.asyncio
@@ -201,6 +202,20 @@ async def test_a_worker_that_does_not_stop_is_killed(
         assert child.returncode == -signal.SIGKILL
         await child.aclose()
     assert "it is killed" in capsys.readouterr().err
+
+
+@pytest.mark.asyncio
+async def test_a_worker_does_not_outlive_its_supervisor(shop: Path, tmp_path: Path) -> None:
+    """The supervisor is killed: its worker notices and drains, for nobody would ever reload or stop it."""
+    path = str(tmp_path / "w.db")
+    async with asyncio.timeout(TIMEOUT_S), dasync.EventLoop(path, functions=[]) as loop:
+        with _worker(str(shop), "--reload", "--json", "--store", path, "--group", "packers") as supervisor:
+            worker = json.loads(await asyncio.to_thread(_line, supervisor.stdout))["pid"]
+            assert worker != supervisor.pid
+            supervisor.kill()
+            assert "finishes what it runs" in await asyncio.to_thread(_line, supervisor.stderr)
+        while len(await loop._store.processes()) > 1:  # noqa: ASYNC110  # in another process
+            await asyncio.sleep(0.01)
 
 
 def test_reload_without_watchfiles_says_how_to_get_it(shop: Path) -> None:

@@ -154,6 +154,7 @@ def _worker_command(commands: Commands) -> None:
     )
     again = "start again when a source file of APP changes; needs pip install 'dasync[reload]'"
     worker.add_argument("--reload", action="store_true", help=again)
+    worker.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)  # stop when stdin ends
 
 
 def _other_commands(commands: Commands) -> None:

@@ -50,7 +50,8 @@ def _command(args: argparse.Namespace) -> list[str]:
         "--concurrency": args.concurrency, "--durability": args.durability,
     }  # fmt: skip
     options = [str(part) for option in given.items() if option[1] is not None for part in option]
-    return [sys.executable, "-B", "-m", "dasync", "worker", args.app, *options, *(["--json"] if args.json else [])]
+    json = ["--json"] if args.json else []
+    return [sys.executable, "-B", "-m", "dasync", "worker", args.app, "--supervised", *options, *json]
 
 
 async def _supervise(command: Sequence[str], changed: AsyncIterator[list[str]]) -> int:
@@ -81,16 +82,16 @@ async def _supervise(command: Sequence[str], changed: AsyncIterator[list[str]]) 
         finally:
             if child.returncode is None:
                 child.kill()
+            await child.aclose()
             for task in (stopping, changing, ending):
                 task.cancel()
             await asyncio.wait((stopping, changing, ending))
 
 
 async def _start(command: Sequence[str]) -> Process:
-    # In a session of its own: Ctrl-C is for the supervisor, and a worker that hears two signals ends at once.
-    return await anyio.open_process(
-        command, stdin=subprocess.DEVNULL, stdout=None, stderr=None, start_new_session=True
-    )
+    # In a session of its own: Ctrl-C is for the supervisor, and a worker that hears two signals ends at once. Its
+    # stdin, to which nothing is written, ends with the supervisor however that ends.
+    return await anyio.open_process(command, stdin=subprocess.PIPE, stdout=None, stderr=None, start_new_session=True)
 
 
 async def _stop(child: Process) -> None:

@@ -1,7 +1,8 @@
 """`dasync worker`: import a program, run its functions for a group, drain when asked to stop.
 
 SIGTERM and SIGINT drain: nothing more is acquired, what runs is finished or handed back, exit status 0. A second
-signal ends the process at once, as a crash would: others take its tasks over. What runs where is the EventLoop's.
+signal ends the process at once, as a crash would: others take its tasks over. Under a supervisor the end of stdin is
+such a signal too. What runs where is the EventLoop's.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from dasync.loop import EventLoop
 from dasync.runtime import registry
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
+STDIN = 0
 
 
 def worker(args: argparse.Namespace) -> int:
@@ -39,6 +41,8 @@ def worker(args: argparse.Namespace) -> int:
 
 async def _work(args: argparse.Namespace, names: Sequence[str]) -> None:
     with anyio.open_signal_receiver(*STOPPING) as signals:
+        if args.supervised:
+            asyncio.get_running_loop().add_reader(STDIN, _orphaned)
         loop = EventLoop(
             store_path(args.store),
             group=args.group,
@@ -64,6 +68,12 @@ async def _note_failure(loop: EventLoop, failures: list[BaseException], scope: a
     """A worker that can write nothing more is of no use to anybody."""
     failures.append(await loop.failed())
     scope.cancel()
+
+
+def _orphaned() -> None:
+    """Stdin has ended, and with it whoever would have told this worker to stop."""
+    asyncio.get_running_loop().remove_reader(STDIN)
+    signal.raise_signal(signal.SIGTERM)
 
 
 async def _leave_at_once(signals: AsyncIterator[signal.Signals]) -> None:
