@@ -239,6 +239,12 @@ def recognize(path: str) -> None:
         raise StoreUnavailable(f"{path} is read-only; make it writable or name another path")
 
 
+def schema_version(path: str) -> int:
+    """The version of its schema, by its header. Not for a process that has the file open: see `filelock.py`."""
+    with open(path, "rb") as file:
+        return int(struct.unpack_from(">I", file.read(_HEADER_BYTES), 60)[0])
+
+
 def _recognize_header(path: str, header: bytes) -> None:
     if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):
         raise StoreCorrupt(f"{path} is not a dasync store: it is no SQLite file, or its header is damaged")
