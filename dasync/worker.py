@@ -39,6 +39,7 @@ from dasync.runtime.journal import Acknowledgement, Journal
 
 BEATS_PER_LEASE = 3  # a heartbeat may fail twice before the lease is gone
 DRAIN_LOOK_S = 0.01  # how often a drain looks for what only waits by now
+BLOCKED_S = 1.0  # how long the asyncio loop may stand still before that is said: a lease is lost in ten
 CLEAN_UP_S = 5.0  # how long code that is being suspended may clean up
 _log = logging.getLogger("dasync.worker")
 
@@ -192,8 +193,18 @@ class Worker:
                     await self._tick()
 
     async def _poll(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
+            turned_at, asleep_at = loop.time(), self._clock.monotonic()
             await self._clock.sleep(self._terms.poll_s)
+            # By both clocks: one that was handed in may stand still or jump.
+            late_s = min(loop.time() - turned_at, self._clock.monotonic() - asleep_at) - self._terms.poll_s
+            if late_s > BLOCKED_S:
+                _log.warning(
+                    "the asyncio loop stood still for %.1f s: something blocks it, as time.sleep or a long computation"
+                    " in an `async def` does; write that with plain `def`, and dasync runs it in a thread",
+                    late_s,
+                )
             self._polled = True
             self._rung.set()
 
