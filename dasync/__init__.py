@@ -29,33 +29,42 @@ if TYPE_CHECKING:
     from dasync.errors import StoreUnavailable as StoreUnavailable
     from dasync.errors import StoreVersion as StoreVersion
     from dasync.errors import Suspended as Suspended
+    from dasync.errors import Terminal as Terminal
     from dasync.errors import UnserializableValue as UnserializableValue
     from dasync.loop import EventLoop as EventLoop
     from dasync.loop import run as run
+    from dasync.runtime.combinators import all as all
+    from dasync.runtime.combinators import all_settled as all_settled
+    from dasync.runtime.combinators import any as any
+    from dasync.runtime.combinators import race as race
     from dasync.runtime.decisions import now as now
     from dasync.runtime.decisions import promise as promise
     from dasync.runtime.decisions import random as random
     from dasync.runtime.decisions import sleep as sleep
     from dasync.runtime.decisions import uuid4 as uuid4
+    from dasync.runtime.declare import function as function
+    from dasync.runtime.declare import remote as remote
     from dasync.runtime.function import Function as Function
-    from dasync.runtime.function import error as error
-    from dasync.runtime.function import function as function
     from dasync.runtime.function import invoke as invoke
-    from dasync.runtime.function import remote as remote
+    from dasync.runtime.policy import Retry as Retry
     from dasync.runtime.promise import Promise as Promise
-    from dasync.runtime.promise import all as all
+    from dasync.runtime.registry import error as error
 
 _ROOMS = {
     "dasync.core.model": "State",
     "dasync.errors": (
         "DasyncError DecodeError FunctionNotFound InvariantViolated LeaseLost NoEventLoop NonDeterminismError"
         " PayloadTooLarge PromiseCanceled PromiseConflict PromiseNotFound PromiseTimedOut RemoteError StoreCorrupt"
-        " StoreError StoreUnavailable StoreVersion Suspended UnserializableValue"
+        " StoreError StoreUnavailable StoreVersion Suspended Terminal UnserializableValue"
     ),
     "dasync.loop": "EventLoop run",
+    "dasync.runtime.combinators": "all all_settled any race",
     "dasync.runtime.decisions": "now promise random sleep uuid4",
-    "dasync.runtime.function": "Function error function invoke remote",
-    "dasync.runtime.promise": "Promise all",
+    "dasync.runtime.declare": "function remote",
+    "dasync.runtime.function": "Function invoke",
+    "dasync.runtime.policy": "Retry",
+    "dasync.runtime.promise": "Promise",
+    "dasync.runtime.registry": "error",
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names.split()}
 __all__ = sorted(_HOME)

@@ -64,6 +64,13 @@ class RemoteError(DasyncError):
         return f"{self.type}: {self.message}"
 
 
+class Terminal(DasyncError):
+    """Raised by a durable function: it has failed for good, whatever its retry policy says.
+
+    Subclasses (and groups that hold one) end the attempts as well.
+    """
+
+
 class UnserializableValue(DasyncError, TypeError):
     """A value cannot be stored. The text names the path to it, as in `args[0].items[3].lock`, and what to do.
 

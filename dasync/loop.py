@@ -18,11 +18,12 @@ from dasync.core import ids
 from dasync.core.model import PromiseRecord, State
 from dasync.errors import StoreUnavailable
 from dasync.ports import Clock, Entropy, Found, Search, Store, Transport
-from dasync.runtime import branch
-from dasync.runtime import function as registry
+from dasync.runtime import branch, registry
+from dasync.runtime import function as invocations
 from dasync.runtime.function import Function
 from dasync.runtime.handlers import Handlers
 from dasync.runtime.journal import Journal
+from dasync.runtime.policy import Retry
 from dasync.runtime.promise import Promise
 from dasync.runtime.root import PYTHON, Listening, Roots
 from dasync.runtime.runner import Runner
@@ -34,6 +35,7 @@ from dasync.worker import Terms, Worker
 
 R = TypeVar("R")
 NAME_BYTES = 3  # of a process that was given no name
+NEVER = Retry.never()
 MAX_SEARCH = 1_000
 
 
@@ -68,8 +70,10 @@ class EventLoop:
 
     `store` is a path, `sqlite:///path`, `memory:` or a `Store`. `group` is what this process works for, `process`
     its name. `functions` limits what it runs (default: all that are registered). `lease` and `poll` are in seconds,
-    `max_payload` in bytes; `concurrency` counts tasks that run, not those that only wait. `durability` is "power"
-    or "process": what an acknowledged write survives. `clock` and `entropy` replace the system's.
+    `max_payload` in bytes; `concurrency` counts tasks that run, not those that only wait; with more than
+    `max_resident` that only wait, the longest waiting are handed back to the store until they can go on. `durability`
+    is "power" or "process": what an acknowledged write survives. `retry` is the policy of functions that have none of
+    their own. `clock` and `entropy` replace the system's.
 
     Raises `StoreError` when the store cannot be opened, `ValueError` when two functions share a name.
 
@@ -95,13 +99,15 @@ class EventLoop:
         durability: Durability = "power",
         lease: float = 10.0,
         concurrency: int = 1000,
+        max_resident: int = 10_000,
         max_payload: int = 2 * 2**20,
         poll: float = 0.25,
+        retry: Retry = NEVER,
         clock: Clock | None = None,
         entropy: Entropy | None = None,
     ) -> None:
-        if lease <= 0 or poll <= 0 or concurrency < 1 or max_payload < 1:
-            raise ValueError("lease, poll, concurrency and max_payload are positive")
+        if lease <= 0 or poll <= 0 or min(concurrency, max_resident, max_payload) < 1:
+            raise ValueError("lease, poll, concurrency, max_resident and max_payload are positive")
         clock, entropy = clock or SystemClock(), entropy or SystemEntropy()
         self.group = group
         """What this process works for."""
@@ -111,12 +117,12 @@ class EventLoop:
         self._journal = Journal(
             self._store, clock, ring=transport.ring, unavailable=self._unavailable, broken=self._broken
         )
-        self._handlers = Handlers(self._journal, lambda promise: Listening(self._runner, promise))
+        self._handlers = Handlers(self._journal, lambda promise: Listening(self._runner, promise), max_payload)
         self._runner = Runner(
-            self._handlers, self._journal, clock, functions=functions, max_payload=max_payload
+            self._handlers, self._journal, clock, functions=functions, max_payload=max_payload, retry=retry
         )
         name = process or f"{group}-{entropy.bytes(NAME_BYTES).hex()}"
-        self._terms = Terms(group, name, round(lease * 1000), concurrency, poll, PYTHON)
+        self._terms = Terms(group, name, round(lease * 1000), concurrency, max_resident, poll, PYTHON)
         self._worker = Worker(
             self._runner, self._terms, store=self._store, transport=transport, clock=clock, entropy=entropy,
             journal=self._journal,
@@ -150,13 +156,13 @@ class EventLoop:
         except BaseException:
             await self._close()
             raise
-        registry.open_host(self._roots)
+        invocations.open_host(self._roots)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        registry.close_host(self._roots)
+        invocations.close_host(self._roots)
         with anyio.CancelScope(shield=True):  # an anyio scope around us that is canceled would cancel every await here
             try:
                 if self._handlers.error is None:
@@ -196,9 +202,9 @@ class EventLoop:
 
     def invoke(self, f: Function[..., R], *args: object, **kwargs: object) -> Promise[R]:
         """Invoke `f` here: what calling it does, for a program with several EventLoops."""
-        at = registry.here()
+        at = invocations.here()
         if at is not None:
-            return registry.caller(at).invoke(at, f, args, kwargs)
+            return invocations.caller(at).invoke(at, f, args, kwargs)
         return self._roots.invoke_function(f, args, kwargs)
 
     @overload

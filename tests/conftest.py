@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from dasync.runtime import function
+from dasync.runtime import registry
 from dasync.runtime.function import Function
 
 HERE = Path(__file__).parent
@@ -18,18 +18,18 @@ HERE = Path(__file__).parent
 def _own_registry(request: pytest.FixtureRequest) -> Iterator[None]:
     """A test sees the functions of its module and of those that it imports, of no other test module, and what it
     registers itself is forgotten after it: one name may mean one thing here and another there."""
-    registries = (function._functions, function._conflicts, function._errors)
-    before = [dict(registry) for registry in registries]
-    for key, made in list(function._functions.items()):
-        if Path(function._file(made)).parent == HERE:
-            del function._functions[key]
-    function._conflicts.clear()
+    registries = (registry._functions, registry._conflicts, registry._errors)
+    before = [dict(one) for one in registries]
+    for key, made in list(registry._functions.items()):
+        if Path(registry._file(made)).parent == HERE:
+            del registry._functions[key]
+    registry._conflicts.clear()
     imported = [thing for thing in vars(request.module).values() if isinstance(thing, ModuleType)]
     for module in (*imported, request.module):
         for made in vars(module).values():
             if isinstance(made, Function) and not made.declared:
-                function._functions[made.name, made.version] = made
+                registry._functions[made.name, made.version] = made
     yield
-    for registry, was in zip(registries, before, strict=True):
-        registry.clear()
-        registry.update(was)  # type: ignore[arg-type]  # the three differ in their values
+    for one, was in zip(registries, before, strict=True):
+        one.clear()
+        one.update(was)  # type: ignore[arg-type]  # the three differ in their values

@@ -15,11 +15,13 @@ from typing import NamedTuple
 import pytest
 import test_machine as tests
 
-from dasync.core import machine
+from dasync.core import guards, machine
+from dasync.core.model import State
 from dasync.errors import InvariantViolated
 from dasync.stores import rows
 
 SOURCE = Path(machine.__file__).read_text("utf-8")
+GUARDS = Path(guards.__file__).read_text("utf-8")
 
 
 class Ablation(NamedTuple):
@@ -45,8 +47,8 @@ ABLATIONS = {
         " or task.process != claim.process:", ":", tests.test_a_superseded_claim_moves_nothing, "authority_claim_holds"
     ),
     "claim: lease": Ablation(
-        "    if not _alive(now, view.process(claim.process)):\n"
-        "        return _lease_lost(claim.process)\n"
+        "    if not guards.alive(now, view.process(claim.process)):\n"
+        "        return guards.lease_lost(claim.process)\n"
         "    return task",
         "    return task",
         tests.test_a_superseded_claim_moves_nothing,
@@ -108,8 +110,8 @@ ABLATIONS = {
         "preserved_settled_promise",
     ),
     "deadline applied before a settle": Ablation(
-        "def _settle(now: int, command: p.PromiseSettle, view: View) -> Transition:\n    found = _touch(now",
-        "def _settle(now: int, command: p.PromiseSettle, view: View) -> Transition:\n    found = _touch(0",
+        "p.PromiseSettle, view: View, *, by: str | None) -> Transition:\n    found = _touch(now",
+        "p.PromiseSettle, view: View, *, by: str | None) -> Transition:\n    found = _touch(0",
         tests.test_settle_past_deadline_times_out,
         "authority_settlement_was_asked_or_due",
     ),
@@ -133,12 +135,12 @@ ABLATIONS = {
         "well_formed_promise_deadline_verdict_matches_timer",
     ),
     "due ones are not acquired": Ablation(
-        "if promise is not None and not _is_due(promise, now):",
+        "if promise is not None and not guards.is_due(promise, now):",
         "if promise is not None:",
         tests.test_no_dispatch_for_settled_promise,
     ),
     "due ones are not awaited": Ablation(
-        " or _is_due(record, now) for record in awaited",
+        " or guards.is_due(record, now) for record in awaited",
         " for record in awaited",
         partial(tests.test_pair, "promise", "overdue", "suspend"),
     ),
@@ -197,10 +199,10 @@ ABLATIONS = {
         CREATE_WITH_WAITER,
     ),
     "create with a waiter: answer": Ablation(
-        "        if not _waits(command):\n            return found", "        return found", CREATE_WITH_WAITER
+        "        if not guards.waits(command):\n            return found", "        return found", CREATE_WITH_WAITER
     ),
     "create with a waiter: task": Ablation(
-        "view.promise(id) is None or _waits(command.action)", "view.promise(id) is None", CREATE_WITH_WAITER
+        "view.promise(id) is None or guards.waits(command.action)", "view.promise(id) is None", CREATE_WITH_WAITER
     ),
     "create with a waiter: awaiter lives": Ablation(
         "if task is None or task.state is TaskState.FULFILLED or command.awaiter == command.id:",
@@ -213,8 +215,8 @@ ABLATIONS = {
         partial(tests.test_a_promise_is_not_born_for_a_waiter_that_cannot_wait, {"listener": "nobody"}),
     ),
     "listen: process lives": Ablation(
-        "    if not _alive(now, view.process(command.process)):\n"
-        "        return Transition(_lease_lost(command.process))\n"
+        "    if not guards.alive(now, view.process(command.process)):\n"
+        "        return Transition(guards.lease_lost(command.process))\n"
         "    if any",
         "    if any",
         partial(tests.test_pair, "process", "lapsed", "listen"),
@@ -231,13 +233,13 @@ ABLATIONS = {
         tests.test_no_dispatch_for_settled_promise,
     ),
     "acquired only when pending": Ablation(
-        "if promise is None or task.state is not TaskState.PENDING or not _serves",
-        "if promise is None or not _serves",
+        "if promise is None or task.state is not TaskState.PENDING or not guards.serves",
+        "if promise is None or not guards.serves",
         partial(tests.test_pair, "task", "suspended", "task_create"),
         "monotone_task_state_edge_admissible",
     ),
     "acquired only in its target": Ablation(
-        "task.state is not TaskState.PENDING or not _serves(process, task.target)",
+        "task.state is not TaskState.PENDING or not guards.serves(process, task.target)",
         "task.state is not TaskState.PENDING",
         tests.test_a_task_that_exists_is_taken_in_its_target_only,
         "authority_acquired_by_the_asker",
@@ -246,10 +248,10 @@ ABLATIONS = {
         "    if strange:", "    if False:", partial(tests.test_pair, "process", "alive", "acquire_alien")
     ),
     "acquired only by the living": Ablation(
-        "    if process is None or not _alive(now, process):\n"
-        "        return Transition(_lease_lost(command.process))\n"
+        "    if process is None or not guards.alive(now, process):\n"
+        "        return Transition(guards.lease_lost(command.process))\n"
         "    strange",
-        "    if process is None:\n        return Transition(_lease_lost(command.process))\n    strange",
+        "    if process is None:\n        return Transition(guards.lease_lost(command.process))\n    strange",
         partial(tests.test_pair, "process", "lapsed", "acquire"),
         "authority_acquired_by_the_asker",
     ),
@@ -277,7 +279,7 @@ ABLATIONS = {
         "again = task.resumed or any(", "again = any(", tests.test_what_settled_while_it_ran_is_not_lost_at_the_suspend
     ),
     "suspended on the pending only": Ablation(
-        "record.state is not State.PENDING or _is_due(record, now) for record",
+        "record.state is not State.PENDING or guards.is_due(record, now) for record",
         "False for record",
         tests.test_callback_on_promise_settled_in_batch,
     ),
@@ -290,7 +292,7 @@ ABLATIONS = {
         tests.test_callback_on_promise_settled_in_batch,
     ),
     "suspend repeats": Ablation(
-        "repeated = _repeats(task, command.claim, TaskState.SUSPENDED)",
+        "repeated = guards.repeats(task, command.claim, TaskState.SUSPENDED)",
         "repeated = False",
         tests.test_duplicate_suspend_is_idempotent,
     ),
@@ -306,7 +308,7 @@ ABLATIONS = {
         "consistent_move_starts_from_the_stored_record",
     ),
     "fulfill repeats": Ablation(
-        "if _repeats(task, command.claim, TaskState.FULFILLED):",
+        "if guards.repeats(task, command.claim, TaskState.FULFILLED):",
         "if False:",
         tests.test_a_retried_fulfill_is_answered_with_the_outcome,
     ),
@@ -330,10 +332,10 @@ ABLATIONS = {
         "consistent_move_starts_from_the_stored_record",
     ),
     "a lease that ended is not renewed": Ablation(
-        "    if process is None or not _alive(now, process):\n"
-        "        return Transition(_lease_lost(command.process))\n"
+        "    if process is None or not guards.alive(now, process):\n"
+        "        return Transition(guards.lease_lost(command.process))\n"
         "    renewed",
-        "    if process is None:\n        return Transition(_lease_lost(command.process))\n    renewed",
+        "    if process is None:\n        return Transition(guards.lease_lost(command.process))\n    renewed",
         tests.test_a_lease_is_not_ended_before_its_time,
         "authority_lease_ended_in_time",
     ),
@@ -347,6 +349,47 @@ ABLATIONS = {
         "held = {}",
         tests.test_a_lost_acquire_reply_is_seen_in_the_heartbeat,
     ),
+    "a cancel spares what stands alone": Ablation(
+        "if record.creator is None or not (record.function or record.timer):",
+        "if not (record.function or record.timer):",
+        tests.test_a_cancel_ends_what_is_below,
+        "authority_settlement_was_asked_or_due",
+    ),
+    "a cancel spares what is settled outside": Ablation(
+        "if record.creator is None or not (record.function or record.timer):",
+        "if record.creator is None:",
+        tests.test_a_cancel_ends_what_is_below,
+        "authority_settlement_was_asked_or_due",
+    ),
+    "a cancel spares what is below those": Ablation(
+        "elif not record.id.startswith(spared):", "else:", tests.test_a_cancel_ends_what_is_below
+    ),
+    "a cancel ends what is below": Ablation(
+        "ending = [*reversed(guards.made_below(record.id, view)), record]",
+        "ending = [record]",
+        tests.test_a_cancel_ends_what_is_below,
+    ),
+    "a cancel leaves deadlines their verdict": Ablation(
+        "after = as_of(before, now)  # a child's",
+        "after = before  # a child's",
+        tests.test_a_cancel_leaves_deadlines_their_verdict,
+        "authority_settlement_was_asked_or_due",
+    ),
+    "a cancel resumes nobody that it ends": Ablation(
+        "None if callback.awaiter in ending else view.task(callback.awaiter)",
+        "view.task(callback.awaiter)",
+        tests.test_a_cancel_resumes_nobody_that_it_ends,
+    ),
+    "the runner is told": Ablation(
+        "if runner is None or runner == by:",
+        "if True:",
+        partial(tests.test_the_runner_is_told, tests.p.PromiseSettle("t:0", State.CANCELED), {("t:0", "me")}),
+    ),
+    "who settles is not told": Ablation(
+        "if runner is None or runner == by:",
+        "if runner is None:",
+        partial(tests.test_the_runner_is_told, tests.fulfill(tests.claim()), set()),
+    ),
     "its tasks are sent again": Ablation(
         "for task in view.held(id):", "for task in ():", tests.test_a_dead_process_has_its_tasks_sent_again
     ),
@@ -359,9 +402,12 @@ ABLATIONS = {
 
 
 def _patched(ablation: Ablation) -> ModuleType:
-    assert SOURCE.count(ablation.guard) == 1, f"not once in machine.py: {ablation.guard!r}"
-    module = ModuleType("ablated_machine")
-    exec(compile(SOURCE.replace(ablation.guard, ablation.without), "ablated_machine.py", "exec"), module.__dict__)
+    """The machine without that guard, which stands in machine.py itself or in guards.py."""
+    assert (SOURCE + GUARDS).count(ablation.guard) == 1, f"not once in the law: {ablation.guard!r}"
+    module, asked = ModuleType("ablated_machine"), ModuleType("ablated_guards")
+    for made, name, text in ((asked, "guards", GUARDS), (module, "machine", SOURCE)):
+        exec(compile(text.replace(ablation.guard, ablation.without), f"ablated_{name}.py", "exec"), made.__dict__)
+    vars(module)["guards"] = asked
     return module
 
 

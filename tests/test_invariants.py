@@ -77,7 +77,7 @@ MOVES: dict[str, tuple[Record | None, Record | None]] = {
     "preserved_process_identity": (PROCESS, PROCESS._replace(address="other")),
     "monotone_process_lease": (PROCESS, PROCESS._replace(expires_at=T0)),
     "preserved_callback": (CALLBACK, CALLBACK),
-    "well_formed_listener_is_born_unfired": (None, LISTENER._replace(fired=True)),
+    "preserved_listener": (CALLBACK, LISTENER),
     "monotone_promises_and_tasks_stay": (RESOLVED, None),
     "consistent_move_starts_from_the_stored_record": (None, OTHER),
 }
@@ -91,7 +91,7 @@ MOVE_RULES = {
 }
 INLINE = {  # what `hold` says by itself
     "preserved_callback",
-    "well_formed_listener_is_born_unfired",
+    "preserved_listener",
     "monotone_promises_and_tasks_stay",
     "consistent_move_starts_from_the_stored_record",
 }

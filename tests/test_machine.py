@@ -36,10 +36,12 @@ create_heard      | 201 pending  | 409 .        | 409 timedout | 409 .        | 
 resolve           | 404 .        | 200 resolved | 200 timedout | 200 .        | 200 .        | 200 .        | 200 .        | 200 resolved | 200 resolved
 reject            | 404 .        | 200 rejected | 200 timedout | 200 .        | 200 .        | 200 .        | 200 .        | 200 rejected | 200 resolved
 cancel            | 404 .        | 200 canceled | 200 timedout | 200 .        | 200 .        | 200 .        | 200 .        | 200 canceled | 200 resolved
+cancel_all        | 404 .        | 200 canceled | 200 timedout | 200 .        | 200 .        | 200 .        | 200 .        | 200 canceled | 200 resolved
 call_back         | 404 .        | 200 pending  | 200 timedout | 200 resolved | 200 rejected | 200 canceled | 200 timedout | 200 pending  | 200 resolved
 listen            | 404 .        | 200 pending  | 200 timedout | 200 .        | 200 .        | 200 .        | 200 .        | 200 pending  | 200 resolved
 fence_create      | 201 pending  | 200 .        | 200 timedout | 200 .        | 200 .        | 200 .        | 200 .        | 200 .        | 200 resolved
 fence_settle      | 404 .        | 200 resolved | 200 timedout | 200 .        | 200 .        | 200 .        | 200 .        | 200 resolved | 200 resolved
+fence_cancel      | 404 .        | 200 canceled | 200 timedout | 200 .        | 200 .        | 200 .        | 200 .        | 200 canceled | 200 resolved
 suspend           | 422 .        | 200 pending  | 300 .        | 300 .        | 300 .        | 300 .        | 300 .        | 200 pending  | 300 .
 task_get          | 404 .        | 404 .        | 404 .        | 404 .        | 404 .        | 404 .        | 404 .        | 404 .        | 404 .
 task_create       | 201 pending  | 422 .        | 422 timedout | 422 .        | 422 .        | 422 .        | 422 .        | 422 .        | 422 resolved
@@ -76,10 +78,12 @@ PROMISE_COMMANDS: dict[str, p.Command] = {
     "resolve": resolve("x"),
     "reject": p.PromiseSettle("x", State.REJECTED, b"e"),
     "cancel": p.PromiseSettle("x", State.CANCELED),
+    "cancel_all": p.PromiseCancel("x", b"why"),
     "call_back": p.RegisterCallback("x", "waiter"),
     "listen": p.RegisterListener("x", "me"),
     "fence_create": p.TaskFence(claim("waiter"), create("x")),
     "fence_settle": p.TaskFence(claim("waiter"), resolve("x")),
+    "fence_cancel": p.TaskFence(claim("waiter"), p.PromiseCancel("x")),
     "suspend": p.TaskSuspend(claim("waiter"), ("x",)),
     "task_get": p.TaskGet("x"),
     "task_create": p.TaskCreate("me", create("x", "g")),
@@ -98,6 +102,7 @@ task_create        | 201 acquired  | 200 acquired  | 409 .         | 409 .      
 task_acquire       | 200 .         | 200 acquired  | 200 .         | 200 .         | 200 .         | 409 .         | 200 .         | 200 .         | 200 .         | 200 .
 fence_create       | 404 .         | 409 .         | 201 acquired  | 409 .         | 409 .         | 409 .         | 409 fulfilled | 409 .         | 409 .         | 409 .
 fence_settle       | 404 .         | 409 .         | 200 acquired  | 409 .         | 409 .         | 409 .         | 409 fulfilled | 409 .         | 409 .         | 409 .
+fence_cancel       | 404 .         | 409 .         | 200 acquired  | 409 .         | 409 .         | 409 .         | 409 fulfilled | 409 .         | 409 .         | 409 .
 suspend            | 404 .         | 409 .         | 200 suspended | 409 .         | 409 .         | 409 .         | 200 suspended | 200 .         | 409 .         | 409 .
 suspend_on_settled | 404 .         | 409 .         | 300 .         | 409 .         | 409 .         | 409 .         | 300 .         | 200 .         | 409 .         | 409 .
 suspend_on_nothing | 404 .         | 409 .         | 422 .         | 409 .         | 409 .         | 409 .         | 422 .         | 200 .         | 409 .         | 409 .
@@ -108,6 +113,7 @@ continue           | 404 .         | 409 .         | 409 .         | 409 .      
 get                | 404 .         | 200 .         | 200 .         | 200 .         | 200 .         | 200 .         | 200 fulfilled | 200 .         | 200 .         | 200 .
 create             | 201 pending   | 200 .         | 200 .         | 200 .         | 200 .         | 200 .         | 200 fulfilled | 200 .         | 200 .         | 200 .
 settle             | 404 .         | 200 fulfilled | 200 fulfilled | 200 fulfilled | 200 fulfilled | 200 fulfilled | 200 fulfilled | 200 fulfilled | 200 fulfilled | 200 .
+cancel             | 404 .         | 200 fulfilled | 200 fulfilled | 200 fulfilled | 200 fulfilled | 200 fulfilled | 200 fulfilled | 200 fulfilled | 200 fulfilled | 200 .
 call_back_from     | 404 .         | 200 pending   | 200 acquired  | 200 acquired  | 200 acquired  | 200 acquired  | 200 fulfilled | 200 suspended | 200 halted    | 200 fulfilled
 call_back_to       | 422 .         | 200 pending   | 200 acquired  | 200 acquired  | 200 acquired  | 200 acquired  | 200 acquired  | 200 .         | 200 halted    | 200 .
 call_back_at_once  | 422 .         | 200 pending   | 200 acquired  | 200 acquired  | 200 acquired  | 200 acquired  | 200 acquired  | 200 pending   | 200 .         | 200 .
@@ -139,6 +145,7 @@ TASK_COMMANDS: dict[str, p.Command] = {
     "task_acquire": acquire(),
     "fence_create": p.TaskFence(claim(), create("t:0")),
     "fence_settle": p.TaskFence(claim(), resolve("y")),
+    "fence_cancel": p.TaskFence(claim(), p.PromiseCancel("y")),
     "suspend": p.TaskSuspend(claim(), ("x",)),
     "suspend_on_settled": p.TaskSuspend(claim(), ("x", "done")),
     "suspend_on_nothing": p.TaskSuspend(claim(), ("x", "unheard-of")),
@@ -149,6 +156,7 @@ TASK_COMMANDS: dict[str, p.Command] = {
     "get": p.PromiseGet("t"),
     "create": create("t", "g"),
     "settle": resolve("t"),
+    "cancel": p.PromiseCancel("t"),
     "call_back_from": p.RegisterCallback("t", "waiter"),
     "call_back_to": p.RegisterCallback("x", "t"),
     "call_back_at_once": p.RegisterCallback("done", "t"),
@@ -562,6 +570,86 @@ def test_a_child_does_not_outlive_its_parent() -> None:
     timer = world.do(p.TaskFence(claim(), create("t:9", timer=True, timeout_at=NEVER + 1))).promise
     assert timer is not None
     assert timer.timeout_at == NEVER + 1
+
+
+def _tree() -> World:
+    """Task `t` of process `me`, with something of every kind below it; `other` runs its remote child."""
+    world = World(join(), join("other", "h"), create("t", "g"), acquire())
+    timer = create("t:3", timer=True, timeout_at=NEVER)
+    made = (p.PromiseCreate("t:0", "f"), p.PromiseCreate("t:0.0", "f"), create("t:1", "h"), create("t:2"), timer)
+    world.do(*(p.TaskFence(claim(), one) for one in made), acquire("other", "h"))
+    held = p.Claim("t:1", 1, "other")
+    world.do(p.TaskFence(held, p.PromiseCreate("t:1.0", "f", timeout_at=SOON)), create("t:4", "g"))
+    world.do(acquire(), p.TaskFence(p.Claim("t:4", 1, "me"), p.PromiseCreate("t:4.0", "f")))
+    world.do(p.TaskFence(claim(), p.PromiseCreate("t:5", "f", state=State.RESOLVED)))
+    return world
+
+
+def test_a_cancel_ends_what_is_below() -> None:
+    """The promise and what its execution made; never what is settled, stands alone or is settled outside."""
+    world = _tree()
+    reply = world.do(p.PromiseCancel("t", b"why"))
+    assert reply.promise == world.promise("t")
+    canceled = [world.promise(id) for id in ("t", "t:0", "t:0.0", "t:1", "t:1.0", "t:3")]
+    assert {(one.state, one.value) for one in canceled} == {(State.CANCELED, b"why")}
+    spared = ("t:2", "t:4", "t:4.0", "t:5")
+    assert world.states(spared) == ["pending", "pending", "pending", "resolved"]
+    assert world.do(p.PromiseCancel("t", b"another reason")).promise == world.promise("t"), "a settled one stays"
+
+
+def test_a_cancel_goes_no_higher() -> None:
+    """Of a child: what is beside it and above it goes on."""
+    world = _tree()
+    world.do(p.TaskFence(claim(), p.PromiseCancel("t:0")))
+    assert world.states(("t", "t:0", "t:0.0", "t:1")) == ["pending", "canceled", "canceled", "pending"]
+
+
+def test_a_cancel_leaves_deadlines_their_verdict() -> None:
+    """A child whose deadline has come by then has timed out."""
+    world = _tree()
+    world.now = SOON
+    world.do(p.PromiseCancel("t"))
+    assert world.states(("t", "t:1", "t:1.0")) == ["canceled", "canceled", "timedout"]
+
+
+def test_a_cancel_resumes_nobody_that_it_ends() -> None:
+    """A suspended parent ends with its child; somebody else who waits for both is resumed, once."""
+    world = _tree()
+    world.do(create("u", "g"), acquire(), p.TaskSuspend(p.Claim("u", 1, "me"), ("t", "t:1")))
+    world.do(p.TaskSuspend(claim(), ("t:1",)))
+    world.do(p.PromiseCancel("t"))
+    assert (world.task("t").state, world.task("u").state) == (TaskState.FULFILLED, TaskState.PENDING)
+    world = _tree()
+    world.do(p.TaskSuspend(claim(), ("t:1",)))
+    world.do(p.PromiseCancel("t"))
+    assert world.rung == ("bell:other",), "nobody is called for a task that has ended"
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (p.PromiseCancel("t:0"), {("t:0", "me"), ("t:0.0", "me")}),
+        (p.PromiseCancel("t:1"), {("t:1", "other"), ("t:1.0", "other")}),
+        (p.TaskFence(claim(), p.PromiseCancel("t:1")), {("t:1", "other"), ("t:1.0", "other")}),
+        (p.TaskFence(claim(), p.PromiseSettle("t:0", State.CANCELED)), set()),
+        (p.PromiseSettle("t:0", State.CANCELED), {("t:0", "me")}),
+        (fulfill(claim()), set()),
+        (resolve("t:2"), {("t:2", "me")}),
+    ],
+)  # fmt: skip
+def test_the_runner_is_told(command: p.Command, told: set[tuple[str, str]]) -> None:
+    """Whoever runs a promise's code hears of it when another one settles it; and only then."""
+    world = _tree()
+    world.do(command)
+    assert {listener[:2] for listener in world.snapshot().listeners if listener.fired} == told
+    assert {bell.removeprefix("bell:") for bell in world.rung} == {process for _, process in told}
+
+
+def test_a_runner_that_listens_is_told_once() -> None:
+    """It has its listener already, which fires."""
+    world = _tree()
+    world.do(p.RegisterListener("t:0", "me"), p.PromiseSettle("t:0", State.CANCELED))
+    assert [tuple(listener) for listener in world.snapshot().listeners] == [("t:0", "me", True)]
 
 
 def test_python_is_recorded_at_the_first_acquire() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import enum
-from collections.abc import Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -1647,10 +1647,18 @@ def test_wrong_arguments_raise_at_the_call(memory: World) -> None:
     memory.play(main)
 
 
-def test_what_is_not_async_is_refused() -> None:
-    """`@dasync.function` takes an `async def` and says so; names, versions and times are checked."""
-    with pytest.raises(TypeError, match="takes an async def"):
-        dasync.function(lambda: 1)  # type: ignore[call-overload]  # the point
+def test_what_cannot_be_a_function_is_refused() -> None:
+    """`@dasync.function` takes what a worker can find by its name; names, versions and times are checked."""
+    with pytest.raises(TypeError, match="a lambda has no name"):
+        dasync.function(lambda: 1)
+    with pytest.raises(TypeError, match="takes a function"):
+        dasync.function(int)
+
+    async def pages() -> AsyncIterator[int]:
+        yield 1
+
+    with pytest.raises(TypeError, match="pages yields, and a promise has one value"):
+        dasync.function(pages)
     for wrong in ({"name": "n\n"}, {"name": "x" * 300}, {"version": -1}, {"on": ""}, {"on": "a/"}, {"timeout": -1}):
         with pytest.raises(ValueError, match=r"\w"):
             dasync.function(**wrong)(double.fn)  # type: ignore[call-overload]  # the point

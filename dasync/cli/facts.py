@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, time, timedelta
-from typing import NamedTuple, TypedDict
+from typing import Literal, NamedTuple, TypedDict
 
 from dasync.core import failure, ids, machine
 from dasync.core.codec import CallShape, decode
@@ -77,6 +77,7 @@ class Shown(Brief):
     arguments: Arguments
     value: object
     error: ErrorFacts | None
+    reason: str | None
     tags: dict[str, str]
     awaits: list[str]
     awaited_by: list[str]
@@ -95,6 +96,15 @@ class Listing(TypedDict):
 
     promises: list[Brief]
     cursor: str | None
+
+
+class Check(TypedDict):
+    """What a doctor found of one thing that it looked at."""
+
+    check: str
+    status: Literal["ok", "warn", "fail"]
+    detail: str
+    remedy: str | None
 
 
 class Waits(NamedTuple):
@@ -137,6 +147,7 @@ def shown(rows: Snapshot, id: str, now_ms: int) -> Shown:
         arguments=arguments(record),
         value=plain(record.value) if record.state is State.RESOLVED and record.value is not None else None,
         error=None if record.state is not State.REJECTED else error(record.value or b""),
+        reason=reason(record),
         tags=json.loads(record.tags or "{}"),
         awaits=waits.awaits,
         awaited_by=waits.awaited_by,
@@ -215,6 +226,14 @@ def plain(data: bytes) -> object:
         return jsonable(decode(data))
     except DecodeError:
         return _unreadable(data)
+
+
+def reason(record: PromiseRecord) -> str | None:
+    """Why a promise was canceled, where that was said."""
+    if record.state is not State.CANCELED or record.value is None:
+        return None
+    said = plain(record.value)
+    return said if isinstance(said, str | None) else json.dumps(said, ensure_ascii=False)
 
 
 def error(data: bytes) -> ErrorFacts:

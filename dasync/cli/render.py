@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dasync.cli.facts import Arguments, Brief, Listing, Node, Shown, Tree
+    from dasync.cli.facts import Arguments, Brief, Check, Listing, Node, Shown, Tree
 
 COLORS = {"pending": "yellow", "resolved": "green", "rejected": "red", "canceled": "magenta", "timedout": "red"}
 OUTSIDE = "(settled outside)"
@@ -28,6 +28,7 @@ def promise(facts: Shown) -> str:
         ("arguments", _call(facts["arguments"]) if facts["function"] else ""),
         ("value", _json(facts["value"]) if facts["state"] == "resolved" else ""),
         ("error", f"{error['type']}: {error['message']}" if error else ""),
+        ("reason", facts["reason"] or ""),
         ("created", _time(facts["created_at"])),
         ("settled", _time(facts["settled_at"]) + (f", after {span}" if facts["settled_at"] else "")),
         ("deadline", _time(facts["timeout_at"])),
@@ -81,10 +82,16 @@ def listing(facts: Listing) -> str:
     rows = [
         (one["id"], _state(one), _function(one), _task(one), _time(one["created_at"])) for one in facts["promises"]
     ]
-    text = columns(("ID", "STATE", "FUNCTION", "TASK", "CREATED"), rows) if rows else "no promises"
-    if facts["cursor"] is not None:
-        text += f"\nmore with --cursor {clean(facts['cursor'])}"
-    return text
+    return columns(("ID", "STATE", "FUNCTION", "TASK", "CREATED"), rows) if rows else "no promises"
+
+
+def checks(found: Sequence[Check]) -> str:
+    """What a doctor has found, a line per check."""
+    rows = [(one["status"], one["check"], one["detail"], one["remedy"]) for one in found]
+    return "\n".join(
+        clean(f"{status:<4}  {check:<9}  {detail}" + (f"; {remedy}" if remedy else ""))
+        for status, check, detail, remedy in rows
+    )
 
 
 def columns(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Iterable[int] = ()) -> str:

@@ -98,6 +98,13 @@ def decode_error(data: bytes, registry: Registry) -> BaseException:
     return error
 
 
+def alike(one: bytes, other: bytes) -> bool:
+    """Whether two stored errors are the same but for their tracebacks, which differ from run to run."""
+    records = [decode(data) for data in (one, other)]
+    first, second = ({**record, "traceback": ""} if isinstance(record, dict) else record for record in records)
+    return first == second
+
+
 @dataclass(frozen=True, slots=True)
 class _Plan:
     """How much of an error is kept: characters of its traceback and of each text, causes and members, args."""

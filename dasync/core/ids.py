@@ -5,6 +5,7 @@
     order-42:0.2         the third invocation of that child
     order-42:~1.0        the first invocation of the root's second asyncio task (its branch 1)
     order-42:0.~1.~0.3   branches nest
+    order-42:0.!1        what keeps the first failure of that child, whose second attempt invokes below it
 
 A root holds no colon; everything after the first colon is the place. This file never looks at a clock or
 draws randomness: fresh ids are made from bytes that are handed in.
@@ -17,6 +18,7 @@ MAX_ID_CHARS = 2048  # bounds how deep a call tree can nest; an id is a key in e
 _SEPARATOR = ":"
 _STEP = "."
 _BRANCH = "~"
+_ATTEMPT = "!"
 
 
 def check_root(id: str) -> str:
@@ -64,6 +66,16 @@ def branch(prefix: str, number: int) -> str:
     return f"{prefix}{_BRANCH}{number}{_STEP}"
 
 
+def retry(id: str, failures: int) -> str:
+    """What keeps the last of that many failures of promise `id`; the next attempt's places begin with it."""
+    return f"{places(id)}{_ATTEMPT}{failures}"
+
+
+def is_retry(id: str) -> bool:
+    """Whether it keeps a failed attempt of the promise above it."""
+    return id.rpartition(_STEP if _STEP in id.partition(_SEPARATOR)[2] else _SEPARATOR)[2].startswith(_ATTEMPT)
+
+
 def root_of(id: str) -> str:
     """The root above `id`; a root is its own."""
     return id.partition(_SEPARATOR)[0]
@@ -75,7 +87,7 @@ def parent_of(id: str) -> str | None:
     if not colon:
         return None
     steps = place.split(_STEP)[:-1]
-    while steps and steps[-1].startswith(_BRANCH):
+    while steps and steps[-1].startswith((_BRANCH, _ATTEMPT)):
         steps.pop()
     return f"{root}{_SEPARATOR}{_STEP.join(steps)}" if steps else root
 

@@ -153,8 +153,8 @@ def _hold_small(move: Move, cause: p.Command | p.Due) -> None:
     elif isinstance(after, ListenerRecord):
         if isinstance(before, ListenerRecord):
             _each_move(LISTENER_MOVE, before, after, cause)
-        elif after.fired or before is not None:
-            _broken("well_formed_listener_is_born_unfired", move, cause)
+        elif before is not None:
+            _broken("preserved_listener", move, cause)
     elif isinstance(after, ProcessRecord):
         _each(PROCESS, after, cause)
         if isinstance(before, ProcessRecord):
@@ -229,12 +229,21 @@ def _authority_settle(now: int, cause: p.Command | p.Due, view: View, moves: Seq
                 return False
         elif after.state is State.TIMEDOUT:
             return False
+        elif isinstance(named, p.PromiseCancel):
+            if (after.state, after.value) != (State.CANCELED, named.value) or not _ends_with(named.id, after):
+                return False
         elif isinstance(named, p.PromiseSettle) or (before is None and isinstance(named, p.PromiseCreate)):
             if (named.id, named.state, named.value) != (after.id, after.state, after.value):
                 return False
         elif not isinstance(named, p.TaskFulfill) or (named.claim.id, named.state) != (after.id, after.state):
             return False
     return True
+
+
+def _ends_with(id: str, record: PromiseRecord) -> bool:
+    """Whether a cancel of `id` may end that promise too: one that an execution below it made and computes."""
+    made = record.creator is not None and (record.function != "" or record.timer)
+    return record.id == id or (made and record.id.startswith((f"{id}.", f"{id}:")))
 
 
 def _authority_fence(now: int, cause: p.Command | p.Due, view: View, moves: Sequence[Move]) -> bool:
@@ -312,6 +321,9 @@ def _authority_settlement(now: int, cause: p.Command | p.Due, view: View, moves:
         for before, after in moves
         if before is not None and isinstance(after, PromiseRecord) and after.state is not _PENDING
     }
+    if any(before is None and isinstance(after, ListenerRecord) and after.fired and after.promise not in settled
+           for before, after in moves):
+        return False  # news of what is not settled
     if not settled:
         return not any(isinstance(before, CallbackRecord) or _fires(before, after) for before, after in moves)
     removed = {before for before, after in moves if after is None}

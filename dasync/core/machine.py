@@ -35,6 +35,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
+from dasync.core import guards
 from dasync.core import protocol as p
 from dasync.core.model import (
     CallbackRecord,
@@ -59,7 +60,9 @@ def step(now: int, command: p.Command, view: View) -> Transition:
         case p.PromiseCreate():
             return _create(now, command, view, creator=None, latest=None)
         case p.PromiseSettle():
-            return _settle(now, command, view)
+            return _settle(now, command, view, by=None)
+        case p.PromiseCancel():
+            return _cancel(now, command, view, by=None)
         case p.PromiseGet():
             return _touch(now, view, command.id)
         case p.RegisterListener():
@@ -78,7 +81,7 @@ def step(now: int, command: p.Command, view: View) -> Transition:
             return _release(now, command, view)
         case p.TaskGet():
             task = view.task(command.id)
-            return Transition(Reply(Status.OK, task=task) if task else _no_task(command.id))
+            return Transition(Reply(Status.OK, task=task) if task else guards.no_task(command.id))
         case p.TaskHalt():
             return _halt(command, view)
         case p.TaskContinue():
@@ -120,7 +123,7 @@ def happen(now: int, event: p.Due, view: View) -> Transition:
 
 def as_of(record: PromiseRecord, now: int) -> PromiseRecord:
     """The promise as anyone sees it at `now`: past its deadline it shows the deadline's verdict."""
-    if not _is_due(record, now):
+    if not guards.is_due(record, now):
         return record
     return _settled(record, State.RESOLVED if record.timer else State.TIMEDOUT, record.timeout_at or 0, None)
 
@@ -128,23 +131,24 @@ def as_of(record: PromiseRecord, now: int) -> PromiseRecord:
 # -- promises ----------------------------------------------------------------------------------------------
 
 
-def _is_due(record: PromiseRecord, now: int) -> bool:
-    return record.timeout_at is not None and now >= record.timeout_at and record.state is State.PENDING
-
-
 def _settled(record: PromiseRecord, state: State, at: int, value: bytes | None) -> PromiseRecord:
     return PromiseRecord(*record[:10], state, at, value)
 
 
-def _settlement(before: PromiseRecord, after: PromiseRecord, view: View) -> tuple[list[Move], list[p.Message]]:
-    """All that follows from one promise being settled, in one transition: its task, its awaiters, its listeners."""
+def _settlement(
+    before: PromiseRecord, after: PromiseRecord, view: View, ending: frozenset[str] = frozenset()
+) -> tuple[list[Move], list[p.Message]]:
+    """All that follows from one promise being settled, in one transition: its task, its awaiters, its listeners.
+
+    Tasks in `ending` end in this transition too, so nothing resumes them.
+    """
     moves = [Move(before, after)]
     messages: list[p.Message] = []
     if before.target is not None and (task := view.task(before.id)) is not None:
         moves.append(Move(task, _task(task, TaskState.FULFILLED)))
     for callback in view.callbacks(before.id):
         moves.append(Move(callback, None))
-        resumed, sent = _resume(view.task(callback.awaiter))
+        resumed, sent = _resume(None if callback.awaiter in ending else view.task(callback.awaiter))
         moves += resumed
         messages += sent
     for listener in view.listeners(before.id):
@@ -153,12 +157,23 @@ def _settlement(before: PromiseRecord, after: PromiseRecord, view: View) -> tupl
     return moves, messages
 
 
+def _news_for_its_runner(
+    record: PromiseRecord, view: View, by: str | None
+) -> tuple[tuple[Move, ...], tuple[p.Message, ...]]:
+    """The process that runs a promise's code is told when somebody else, not `by` itself, settles it."""
+    task = view.task(record.id if record.target is not None else record.creator or "")
+    runner = None if task is None else task.process
+    if runner is None or runner == by:
+        return (), ()
+    return (Move(None, ListenerRecord(record.id, runner, True)),), (p.Settled(runner, record.id),)
+
+
 def _touch(now: int, view: View, id: str) -> Transition:
     """The promise as it is now; if its deadline has passed, that is written here."""
     record = view.promise(id)
     if record is None:
         return Transition(Reply(Status.NOT_FOUND, reason=f"there is no promise {id!r}"))
-    if not _is_due(record, now):
+    if not guards.is_due(record, now):
         return Transition(Reply(Status.OK, record))
     after = as_of(record, now)
     moves, messages = _settlement(record, after, view)
@@ -169,12 +184,12 @@ def _create(now: int, command: p.PromiseCreate, view: View, *, creator: str | No
     """A new promise, by `creator` where a fence covers it, and then never outliving `latest`."""
     if view.promise(command.id) is not None:
         found = _touch(now, view, command.id)
-        if not _waits(command):
+        if not guards.waits(command):
             return found
         # Promise and waiter come into being together or not at all: nothing of the command is stored.
         reason = f"promise {command.id!r} exists, so it was not created with a waiter; register the waiter by itself"
         return found._replace(reply=found.reply._replace(status=Status.CONFLICT, reason=reason))
-    refusal = _cannot_wait(now, command, view)
+    refusal = guards.cannot_wait(now, command, view)
     if refusal is not None:
         return Transition(refusal)
     record = _born(now, command, creator, latest)
@@ -200,32 +215,39 @@ def _born(now: int, command: p.PromiseCreate, creator: str | None, latest: int |
         command.id, command.function, command.version, command.param, command.target, creator,
         command.timer, deadline, command.tags, invoked_at, State.PENDING, None, None,
     )  # fmt: skip
-    if _is_due(record, now):
+    if guards.is_due(record, now):
         return as_of(record._replace(created_at=deadline or 0), now)  # born settled, at its deadline
     return record if command.state is State.PENDING else _settled(record, command.state, now, command.value)
 
 
-def _waits(command: p.PromiseCreate) -> bool:
-    return command.awaiter is not None or command.listener is not None
-
-
-def _cannot_wait(now: int, command: p.PromiseCreate, view: View) -> Reply | None:
-    if command.awaiter is not None:
-        task = view.task(command.awaiter)
-        if task is None or task.state is TaskState.FULFILLED or command.awaiter == command.id:
-            return Reply(Status.UNPROCESSABLE, reason=f"awaiter {command.awaiter!r} is not a task that can wait")
-    if command.listener is not None and not _alive(now, view.process(command.listener)):
-        return Reply(Status.UNPROCESSABLE, reason=f"listener {command.listener!r} is not a live process")
-    return None
-
-
-def _settle(now: int, command: p.PromiseSettle, view: View) -> Transition:
+def _settle(now: int, command: p.PromiseSettle, view: View, *, by: str | None) -> Transition:
     found = _touch(now, view, command.id)
     record = found.reply.promise
     if record is None or record.state is not State.PENDING:
         return found
     after = _settled(record, command.state, max(now, record.created_at), command.value)
     moves, messages = _settlement(record, after, view)
+    told, sent = _news_for_its_runner(record, view, by)
+    return Transition(Reply(Status.OK, after), (*moves, *told), (*messages, *sent))
+
+
+def _cancel(now: int, command: p.PromiseCancel, view: View, *, by: str | None) -> Transition:
+    found = _touch(now, view, command.id)
+    record = found.reply.promise
+    if record is None or record.state is not State.PENDING:
+        return found
+    ending = [*reversed(guards.made_below(record.id, view)), record]  # the deepest first
+    moves: dict[Move, None] = {}  # two of them may resume the same awaiter, once
+    messages: dict[p.Message, None] = {}
+    after = record
+    for before in ending:
+        after = as_of(before, now)  # a child's deadline may have come
+        if after is before:
+            after = _settled(before, State.CANCELED, max(now, before.created_at), command.value)
+        settled, sent = _settlement(before, after, view, frozenset(one.id for one in ending))
+        told, news = _news_for_its_runner(before, view, by)
+        moves |= dict.fromkeys((*settled, *told))
+        messages |= dict.fromkeys((*sent, *news))
     return Transition(Reply(Status.OK, after), tuple(moves), tuple(messages))
 
 
@@ -253,8 +275,8 @@ def _listen(now: int, command: p.RegisterListener, view: View) -> Transition:
     record = found.reply.promise
     if record is None or record.state is not State.PENDING:
         return found
-    if not _alive(now, view.process(command.process)):
-        return Transition(_lease_lost(command.process))
+    if not guards.alive(now, view.process(command.process)):
+        return Transition(guards.lease_lost(command.process))
     if any(listener.process == command.process for listener in view.listeners(command.promise)):
         return found
     return found._replace(moves=(Move(None, ListenerRecord(command.promise, command.process, False)),))
@@ -281,40 +303,18 @@ def _claimed(task: TaskRecord, process: str, python: str) -> TaskRecord:
     return TaskRecord(*task[:6], TaskState.ACQUIRED, version, process, task.python or python, False)
 
 
-def _alive(now: int, process: ProcessRecord | None) -> bool:
-    return process is not None and now < process.expires_at
-
-
-def _serves(process: ProcessRecord, target: str) -> bool:
-    return target == process.group or target == f"{process.group}/{process.name}"
-
-
-def _no_task(id: str) -> Reply:
-    return Reply(Status.NOT_FOUND, reason=f"there is no task {id!r}")
-
-
-def _lease_lost(process: str) -> Reply:
-    return Reply(Status.CONFLICT, reason=f"process {process!r} holds no lease")
-
-
 def _holds(now: int, claim: p.Claim, view: View) -> TaskRecord | Reply:
     """The fence: the task if the claim holds at `now`, else the refusal."""
     task = view.task(claim.id)
     if task is None:
-        return _no_task(claim.id)
+        return guards.no_task(claim.id)
     if task.state is not TaskState.ACQUIRED or task.version != claim.version or task.process != claim.process:
         held = f"{task.state.value} at version {task.version}"
         reason = f"task {claim.id!r} is {held}, not held by {claim.process!r} at version {claim.version}"
         return Reply(Status.CONFLICT, task=task, reason=reason)
-    if not _alive(now, view.process(claim.process)):
-        return _lease_lost(claim.process)
+    if not guards.alive(now, view.process(claim.process)):
+        return guards.lease_lost(claim.process)
     return task
-
-
-def _repeats(refusal: Reply, claim: p.Claim, state: TaskState) -> bool:
-    """The claim was given up by this very command before, whose answer was lost."""
-    task = refusal.task
-    return task is not None and task.state is state and task.version == claim.version
 
 
 def _resume(awaiter: TaskRecord | None) -> tuple[list[Move], list[p.Message]]:
@@ -339,16 +339,18 @@ def _fence(now: int, command: p.TaskFence, view: View) -> Transition:
         case p.PromiseCreate():
             return _create(now, command.action, view, creator=task.id, latest=own.reply.promise.timeout_at)
         case p.PromiseSettle():
-            return _settle(now, command.action, view)
+            return _settle(now, command.action, view, by=command.claim.process)
+        case p.PromiseCancel():
+            return _cancel(now, command.action, view, by=command.claim.process)
         case _:
             assert_never(command.action)
 
 
 def _task_create(now: int, command: p.TaskCreate, view: View) -> Transition:
     process, id = view.process(command.process), command.action.id
-    if process is None or not _alive(now, process):
-        return Transition(_lease_lost(command.process))
-    if view.promise(id) is None or _waits(command.action):
+    if process is None or not guards.alive(now, process):
+        return Transition(guards.lease_lost(command.process))
+    if view.promise(id) is None or guards.waits(command.action):
         born = _create(now, command.action, view, creator=None, latest=None)
         task = next((move.after for move in born.moves if isinstance(move.after, TaskRecord)), None)
         if task is None or task.state is not TaskState.PENDING:
@@ -363,7 +365,7 @@ def _task_create(now: int, command: p.TaskCreate, view: View) -> Transition:
     if found.moves or task.state is TaskState.FULFILLED:
         return found
     promise = found.reply.promise
-    if promise is None or task.state is not TaskState.PENDING or not _serves(process, task.target):
+    if promise is None or task.state is not TaskState.PENDING or not guards.serves(process, task.target):
         reason = f"task {id!r} is {task.state.value} for {task.target!r}"
         return Transition(Reply(Status.CONFLICT, promise, task, reason=reason))
     acquired, move = _acquired(task, promise, command.python, process, view)
@@ -380,16 +382,16 @@ def _acquired(
 
 def _acquire(now: int, command: p.TaskAcquire, view: View) -> Transition:
     process = view.process(command.process)
-    if process is None or not _alive(now, process):
-        return Transition(_lease_lost(command.process))
-    strange = [target for target in command.targets if not _serves(process, target)]
+    if process is None or not guards.alive(now, process):
+        return Transition(guards.lease_lost(command.process))
+    strange = [target for target in command.targets if not guards.serves(process, target)]
     if strange:
         return Transition(Reply(Status.UNPROCESSABLE, reason=f"{process.id!r} does not serve {strange[0]!r}"))
     taken: list[p.Acquired] = []
     moves: list[Move] = []
     for task in view.acquirable(command.targets, command.functions, command.limit):
         promise = view.promise(task.id)
-        if promise is not None and not _is_due(promise, now):  # a due one is left to the tick
+        if promise is not None and not guards.is_due(promise, now):  # a due one is left to the tick
             acquired, move = _acquired(task, promise, command.python, process, view)
             taken.append(acquired)
             moves.append(move)
@@ -399,23 +401,23 @@ def _acquire(now: int, command: p.TaskAcquire, view: View) -> Transition:
 def _fulfill(now: int, command: p.TaskFulfill, view: View) -> Transition:
     task = _holds(now, command.claim, view)
     if isinstance(task, Reply):
-        if _repeats(task, command.claim, TaskState.FULFILLED):
+        if guards.repeats(task, command.claim, TaskState.FULFILLED):
             return _touch(now, view, command.claim.id)  # the outcome tells the asker whether it was its own
         return Transition(task)
-    return _settle(now, p.PromiseSettle(task.id, command.state, command.value), view)
+    return _settle(now, p.PromiseSettle(task.id, command.state, command.value), view, by=command.claim.process)
 
 
 def _suspend(now: int, command: p.TaskSuspend, view: View) -> Transition:
     task = _holds(now, command.claim, view)
     if isinstance(task, Reply):
-        repeated = _repeats(task, command.claim, TaskState.SUSPENDED)
+        repeated = guards.repeats(task, command.claim, TaskState.SUSPENDED)
         return Transition(Reply(Status.OK, task=task.task) if repeated else task)
     awaited = [view.promise(id) for id in command.awaited]
     missing = [id for id, record in zip(command.awaited, awaited, strict=True) if record is None]
     if missing:
         return Transition(Reply(Status.UNPROCESSABLE, reason=f"there is no promise {missing[0]!r} to await"))
     again = task.resumed or any(
-        record.state is not State.PENDING or _is_due(record, now) for record in awaited if record is not None
+        record.state is not State.PENDING or guards.is_due(record, now) for record in awaited if record is not None
     )
     if again:
         seen = task._replace(resumed=False)
@@ -439,7 +441,7 @@ def _sent_again(task: TaskRecord) -> Transition:
 def _halt(command: p.TaskHalt, view: View) -> Transition:
     task = view.task(command.id)
     if task is None:
-        return Transition(_no_task(command.id))
+        return Transition(guards.no_task(command.id))
     if task.state is TaskState.FULFILLED:
         return Transition(Reply(Status.CONFLICT, task=task, reason=f"task {command.id!r} is fulfilled"))
     halted = _task(task, TaskState.HALTED)
@@ -449,7 +451,7 @@ def _halt(command: p.TaskHalt, view: View) -> Transition:
 def _continue(command: p.TaskContinue, view: View) -> Transition:
     task = view.task(command.id)
     if task is None:
-        return Transition(_no_task(command.id))
+        return Transition(guards.no_task(command.id))
     if task.state is not TaskState.HALTED:
         return Transition(Reply(Status.CONFLICT, task=task, reason=f"task {command.id!r} is {task.state.value}"))
     return _sent_again(task)
@@ -461,17 +463,15 @@ def _continue(command: p.TaskContinue, view: View) -> Transition:
 def _join(now: int, command: p.ProcessJoin, view: View) -> Transition:
     if view.process(command.process) is not None:
         return Transition(Reply(Status.CONFLICT, reason=f"process id {command.process!r} is in use"))
-    record = ProcessRecord(
-        command.process, command.name, command.group, command.host, command.address, command.lease_ms,
-        now + command.lease_ms,
-    )  # fmt: skip
+    c = command
+    record = ProcessRecord(c.process, c.name, c.group, c.host, c.address, c.lease_ms, now + c.lease_ms)
     return Transition(Reply(Status.CREATED), (Move(None, record),))
 
 
 def _heartbeat(now: int, command: p.ProcessHeartbeat, view: View) -> Transition:
     process = view.process(command.process)
-    if process is None or not _alive(now, process):
-        return Transition(_lease_lost(command.process))
+    if process is None or not guards.alive(now, process):
+        return Transition(guards.lease_lost(command.process))
     renewed = process._replace(expires_at=max(process.expires_at, now + process.lease_ms))
     held = {task.id: task.version for task in view.held(process.id)}
     return Transition(Reply(Status.OK, held=held), () if renewed == process else (Move(process, renewed),))

@@ -183,6 +183,21 @@ class PromiseSettle:
 
 
 @dataclass(frozen=True, slots=True)
+class PromiseCancel:
+    """`dasync.cancel`: cancel a promise and, before it, the pending ones below it that its execution made.
+
+    What stands alone (a shared or a detached promise) and what somebody outside settles is spared. `value` is the
+    encoded reason. A settled promise stays as it is and is the answer.
+    """
+
+    id: str
+    value: bytes | None = None
+
+    def __post_init__(self) -> None:
+        _looked_up(self.id)
+
+
+@dataclass(frozen=True, slots=True)
 class RegisterCallback:
     """`promise.register_callback`: resume the task `awaiter` when `awaited` settles."""
 
@@ -249,7 +264,7 @@ class TaskFence:
     """`task.fence`: do `action` only while the claim holds."""
 
     claim: Claim
-    action: PromiseCreate | PromiseSettle
+    action: PromiseCreate | PromiseSettle | PromiseCancel
 
     def __post_init__(self) -> None:
         if self.action.id == self.claim.id:
@@ -373,7 +388,7 @@ class LeaseDue:
 
 
 Command = (
-    PromiseGet | PromiseCreate | PromiseSettle | RegisterCallback | RegisterListener
+    PromiseGet | PromiseCreate | PromiseSettle | PromiseCancel | RegisterCallback | RegisterListener
     | TaskGet | TaskCreate | TaskAcquire | TaskFence | TaskSuspend | TaskFulfill | TaskRelease | TaskHalt
     | TaskContinue | ProcessJoin | ProcessHeartbeat | ProcessLeave | Receive | Tick
 )  # fmt: skip

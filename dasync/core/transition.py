@@ -34,6 +34,9 @@ class View(Protocol):
     def children(self, creator: str) -> Sequence[PromiseRecord]:
         """The promises created under one task and named below it, by id."""
 
+    def below(self, id: str) -> Sequence[PromiseRecord]:
+        """The pending promises named below one, whoever created them, by id."""
+
     def held(self, process: str) -> Sequence[TaskRecord]:
         """The tasks that a process has acquired, by id."""
 

@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dasync.runtime.function import function
-from dasync.runtime.promise import all as all_of
+from dasync.runtime.combinators import all as all_of
+from dasync.runtime.declare import function
 
 WORKERS, COORDINATOR = "demo-workers", "demo-coordinator"  # the groups
 LEDGER = "DASYNC_DEMO_LEDGER"  # the environment variable that names the ledger

@@ -6,8 +6,8 @@ The second half of the model's state: promise ids to those who wait. It wakes no
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
-from typing import Protocol, cast
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Protocol, TypeVar, cast
 
 from dasync.runtime.branch import BranchTask
 from dasync.runtime.promise import Promise
@@ -35,6 +35,9 @@ class Holder(Protocol):
 
     def unblock(self) -> None:
         """One of them waits no longer."""
+
+
+H = TypeVar("H", bound=Holder)
 
 
 class Running(Protocol):
@@ -104,17 +107,18 @@ class Awaiters:
         """Those who are not executions."""
         return [waiter for waiting in self._of.values() for waiter in waiting if waiter.held is None]
 
-    def awaited_by(self, held: Holder) -> list[str]:
-        """What a task waits for that is settled elsewhere; nothing, if any of its asyncio tasks does something else."""
-        waits = [(id, waiter) for id, waiting in self._of.items() for waiter in waiting if waiter.held is held]
-        waiting_tasks = {waiter.task for _, waiter in waits}
-        for execution in held.running.values():
-            running = execution.tasks()
-            body, others = running[0] if running else None, running[1:]
-            # A body that awaits no promise waits for the tasks that it has made, if it has made any.
-            if any(task not in waiting_tasks for task in others) or not (body in waiting_tasks or others):
-                return []
-        return sorted({id for id, waiter in waits if waiter.elsewhere})
+    def awaited_by(self, tasks: Iterable[H]) -> dict[H, list[str]]:
+        """Those among `tasks` that do nothing but wait for what is settled elsewhere, and what each waits for."""
+        waits: dict[H, list[tuple[str, Waiter]]] = {held: [] for held in tasks}
+        for id, waiting in self._of.items():
+            for waiter in waiting:
+                if waiter.held in waits:
+                    waits[waiter.held].append((id, waiter))
+        return {
+            held: sorted({id for id, waiter in mine if waiter.elsewhere})
+            for held, mine in waits.items()
+            if any(waiter.elsewhere for _, waiter in mine) and _only_waits(held, {waiter.task for _, waiter in mine})
+        }
 
     def __contains__(self, id: str) -> bool:
         return id in self._of
@@ -140,6 +144,17 @@ class AwaitersView(Mapping[str, tuple[str, ...]]):
 
     def __repr__(self) -> str:
         return repr(dict(self))
+
+
+def _only_waits(held: Holder, waiting: set[asyncio.Task[object] | None]) -> bool:
+    """Whether none of a task's asyncio tasks does anything but wait for promises, or for each other."""
+    for execution in held.running.values():
+        running = execution.tasks()
+        body, others = running[0] if running else None, running[1:]
+        # A body that awaits no promise waits for the tasks that it has made, if it has made any.
+        if any(task not in waiting for task in others) or not (body in waiting or others):
+            return False
+    return True
 
 
 def _unblock(waiter: Waiter) -> None:

@@ -85,8 +85,25 @@ def task(
     return made
 
 
+class Threaded(Protocol):
+    """The body of a function that is not `async def`, in its thread."""
+
+    branch: Branch
+
+    @property
+    def desk(self) -> object:
+        """Where the invocations made in the thread go: the execution, by way of the asyncio loop's own thread."""
+
+    def wait(self, awaited: Coroutine[object, object, T], timeout_s: float | None) -> T:
+        """Block the thread until `awaited` has run on the asyncio loop."""
+
+
 # Set in the context of every execution, and so in that of each callback which it schedules.
 inside: ContextVar[bool] = ContextVar("dasync_inside", default=False)
+
+
+# Set in the thread in which a function runs that is not `async def`.
+thread: ContextVar[Threaded | None] = ContextVar("dasync_thread", default=None)
 
 
 def current() -> Branch | None:

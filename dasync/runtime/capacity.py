@@ -7,19 +7,23 @@ their remote children would keep those children from being acquired. It acquires
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 
 from dasync.runtime.held import Held
+
+SPARE_SHARE = 16  # of those that may stay, a sixteenth goes along when some must go
 
 
 class Capacity:
     """How many tasks run here, of how many that may."""
 
-    def __init__(self, concurrency: int, freed: Callable[[], None]) -> None:
+    def __init__(self, concurrency: int, max_resident: int, freed: Callable[[], None]) -> None:
         self.held: dict[str, Held] = {}
         """By id; those that only wait too."""
         self._concurrency = concurrency
+        self._max_resident = max_resident
         self._freed = freed
-        self._waiting: set[str] = set()
+        self._waiting: dict[str, None] = {}  # the longest waiting first
         self._reserved = 0
 
     @property
@@ -49,13 +53,27 @@ class Capacity:
         """It does no more."""
         if self.held.get(held.id) is held:
             del self.held[held.id]
-            self._waiting.discard(held.id)
+            self._waiting.pop(held.id, None)
             self._freed()
 
     def waiting(self, held: Held, waits: bool) -> None:
         """A task only waits for what is settled elsewhere, or does so no longer."""
         if not waits:
-            self._waiting.discard(held.id)
+            self._waiting.pop(held.id, None)
         elif self.held.get(held.id) is held:
-            self._waiting.add(held.id)
+            self._waiting[held.id] = None
             self._freed()
+
+    def too_many(self) -> list[Held]:
+        """Those that only wait, beyond the number that may stay here: the longest waiting.
+
+        Somewhat more than must go, so that a growing crowd is not looked through for each who comes.
+        """
+        excess = len(self._waiting) - self._max_resident
+        spare = self._max_resident // SPARE_SHARE if excess > 0 else 0
+        return [self.held[id] for id in islice(self._waiting, max(0, excess + spare))]
+
+    @property
+    def crowded(self) -> bool:
+        """Whether more tasks only wait than may stay here."""
+        return len(self._waiting) > self._max_resident

@@ -1,31 +1,32 @@
-"""`@dasync.function` and the registry: names and versions to functions, and back.
+"""`Function`: a plain function that can be invoked durably, and where its invocations go.
 
-A `Function` is a plain `async def` that can be invoked durably. It checks its arguments at the call and hands the
-invocation to the running execution or, outside one, to the EventLoop of the running asyncio loop. It runs nothing.
+It checks its arguments at the call and hands the invocation to the running execution or, outside one, to the
+EventLoop of the running asyncio loop. It runs nothing and is found by name elsewhere (`registry.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-import sys
 import typing
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from types import CellType, SimpleNamespace
-from typing import Generic, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Generic, ParamSpec, Protocol, TypeVar, cast
 
-from dasync.core import codec, failure, ids, protocol
-from dasync.errors import FunctionNotFound, NoEventLoop
+from dasync.core import codec, ids, protocol
+from dasync.errors import NoEventLoop
 from dasync.runtime import branch
 from dasync.runtime.branch import Branch
+from dasync.runtime.policy import Retry
 from dasync.runtime.promise import Promise
 
 P = ParamSpec("P")
 R = TypeVar("R")
-E = TypeVar("E", bound=type[BaseException])
+R_co = TypeVar("R_co", covariant=True)
 Seconds = float | timedelta
+OWN_TAGS = "dasync."
 MAX_TAGS = 64  # on one promise; each with at most MAX_NAME_CHARS characters of key and value
 
 
@@ -48,15 +49,34 @@ class Options:
     timeout_s: float | None = None
     version: int | None = None
     tags: Mapping[str, str] | None = None
+    retry: Retry | None = None
+    """None: as the EventLoop says."""
+    detached: bool = False
+
+
+class Decision(Protocol):
+    """What the clock decides once and a replay goes by."""
+
+    @property
+    def known(self) -> object:
+        """What was decided in an earlier run; None: nothing yet."""
+
+    def record(self, value: object) -> None:
+        """It is decided now."""
 
 
 class Host(Protocol):
     """An EventLoop, as the place where invocations from outside executions go. None of these suspends."""
 
     def invoke_function(
-        self, function: Function[..., R], args: tuple[object, ...], kwargs: dict[str, object]
+        self,
+        function: Function[..., R],
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+        *,
+        id: str | None = None,
     ) -> Promise[R]:
-        """Start a root."""
+        """Start a root, or under `id` a child that stands alone."""
 
     def external(self, annotation: object, id: str | None, timeout_s: float | None) -> Promise[object]:
         """A root promise that somebody outside settles."""
@@ -91,8 +111,14 @@ class Caller(Protocol):
     def seed(self, at: Branch) -> bytes:
         """Where the next random stream of that branch starts."""
 
+    def decision(self, at: Branch, kind: str) -> Decision:
+        """The next decision made there."""
 
-class Function(Generic[P, R]):
+    def cancel_child(self, promise: Promise[object]) -> None:
+        """Cancel a promise, if it is a child of this execution."""
+
+
+class Function(Generic[P, R_co]):
     """A function that can be invoked durably: calling it gives a `Promise`. Made by `function` and `remote`."""
 
     def __init__(
@@ -100,8 +126,10 @@ class Function(Generic[P, R]):
     ) -> None:
         self.name = name
         self.version = version
-        self.fn = cast("Callable[P, Coroutine[object, object, R]]", fn)
-        """The coroutine function as written, for unit tests."""
+        self.fn = cast("Callable[P, Coroutine[object, object, R_co]]", fn)
+        """The function as written, for unit tests."""
+        self.threaded = fn is not None and not inspect.iscoroutinefunction(fn)
+        """It is no `async def`: it runs in a worker thread."""
         self.declared = declared
         """Declared here, implemented elsewhere: its body never runs in this process."""
         self.configured = options
@@ -117,7 +145,7 @@ class Function(Generic[P, R]):
     def __repr__(self) -> str:
         return f"<dasync function {self.name!r} version {self.version}>"
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Promise[R]:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Promise[R_co]:
         """Invoke: the function starts, the caller never suspends. Raises `TypeError` for wrong arguments."""
         at = here()
         if at is None:
@@ -130,13 +158,16 @@ class Function(Generic[P, R]):
         id: str | None = None,
         on: str | None = None,
         timeout: Seconds | None = None,
+        retry: Retry | None = None,
+        detached: bool | None = None,
         version: int | None = None,
         tags: Mapping[str, str] | None = None,
-    ) -> Function[P, R]:
+    ) -> Function[P, R_co]:
         """A copy that invokes with these options; what is not given stays as it is.
 
         `id` names a root promise: invoking it again with the same function, version and arguments gives the
         same promise. `on` is a group or `group/process`, `timeout` is in seconds, `tags` are found by `search`.
+        A `detached` child runs as a task of its own: its parent neither waits for it nor ends it.
 
         Example:
             >>> import dasync
@@ -158,11 +189,17 @@ class Function(Generic[P, R]):
             timeout_s=was.timeout_s if timeout is None else seconds(timeout, "timeout"),
             version=was.version if version is None else version,
             tags=was.tags if tags is None else _check_tags(tags),
+            retry=was.retry if retry is None else check_retry(retry),
+            detached=was.detached if detached is None else detached,
         )
+        return self.adopting(configured)
+
+    def adopting(self, options: Options) -> Function[P, R_co]:
+        """A copy that invokes with exactly these options."""
         copy = object.__new__(type(self))
         copy.__dict__.update(self.__dict__)
-        copy.configured = configured
-        copy.version = configured.version if configured.version is not None else self.version
+        copy.configured = options
+        copy.version = options.version if options.version is not None else self.version
         return copy
 
     def bind(self, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
@@ -190,6 +227,10 @@ class Function(Generic[P, R]):
                 variable.get(inspect.Parameter.VAR_KEYWORD, object),
             )
             self._result = hints.get("return", object)
+            if typing.get_origin(self._result) is Promise:  # it links: its result is that promise's
+                (self._result,) = typing.get_args(self._result)
+            elif self._result is Promise:
+                self._result = object
         return self._shape
 
     @property
@@ -204,6 +245,8 @@ def here() -> Branch | None:
     try:
         at = branch.current()
     except RuntimeError:
+        if (body := branch.thread.get()) is not None:
+            return body.branch
         raise NoEventLoop(
             "a dasync function was invoked outside asyncio: invoke it in a coroutine, under dasync.run(main) or"
             " `async with dasync.EventLoop(...)`; its body as written is f.fn"
@@ -217,8 +260,9 @@ def here() -> Branch | None:
 
 
 def caller(at: Branch) -> Caller:
-    """The execution that a branch belongs to."""
-    return cast(Caller, at.owner)
+    """The execution that a branch belongs to, as it can be reached from this thread."""
+    body = branch.thread.get()
+    return cast(Caller, body.desk if body is not None and body.branch is at else at.owner)
 
 
 _hosts: dict[asyncio.AbstractEventLoop, list[Host]] = {}
@@ -258,187 +302,10 @@ def invoke(f: Function[P, R], *args: P.args, **kwargs: P.kwargs) -> Promise[R]:
     return f(*args, **kwargs)
 
 
-# -- the registry ------------------------------------------------------------------------------------------
-
-_functions: dict[tuple[str, int], Function[..., object]] = {}
-_conflicts: dict[tuple[str, int], str] = {}
-_errors: dict[str, type[BaseException]] = {}
-
-
-def registered() -> Mapping[tuple[str, int], Function[..., object]]:
-    """Every function of this process that has a body, by name and version. Raises ValueError for a conflict."""
-    for conflict in _conflicts.values():
-        raise ValueError(conflict)
-    return _functions
-
-
-def lookup(name: str, version: int) -> Function[..., object]:
-    """The function of that name and version. Raises `FunctionNotFound`."""
-    found = _functions.get((name, version))
-    if found is None:
-        versions = sorted(v for n, v in _functions if n == name)
-        known = f"versions here: {versions}" if versions else "no function of that name is imported here"
-        raise FunctionNotFound(f"function {name!r} version {version} is not registered in this process ({known})")
-    return found
-
-
-def _register(made: Function[..., object]) -> None:
-    key = (made.name, made.version)
-    there = _functions.get(key)
-    if there is not None and _origin(there) != _origin(made):
-        _conflicts[key] = (
-            f"two functions are registered as {made.name!r} version {made.version}: {_where(there)} and {_where(made)};"
-            " give one of them another name="
-        )
-    else:
-        _conflicts.pop(key, None)
-    _functions[key] = made
-
-
-def _origin(function: Function[..., object]) -> tuple[str, str]:
-    """What makes a redefinition the same function: a reload and a second import of __main__ keep it."""
-    return (_file(function), function.__qualname__)
-
-
-def _file(function: Function[..., object]) -> str:
-    code = getattr(function.fn, "__code__", None)
-    return code.co_filename if code is not None else function.__module__
-
-
-def _where(function: Function[..., object]) -> str:
-    return f"{function.__qualname__} in {_file(function)}"
-
-
-def error(cls: E) -> E:
-    """Let an exception class keep its type across processes. Use it as a decorator.
-
-    Example:
-        >>> import dasync
-        >>> @dasync.error
-        ... class OutOfStock(Exception):
-        ...     pass
-    """
-    if not (isinstance(cls, type) and issubclass(cls, BaseException)):
-        raise TypeError(f"@dasync.error takes an exception class, not {cls!r}")
-    if failure.is_signal(cls):
-        raise TypeError(
-            f"@dasync.error: {cls.__qualname__} ends or redirects the code that meets it (as KeyboardInterrupt,"
-            " CancelledError and StopIteration do); what awaits a promise gets errors only: derive it from Exception"
-        )
-    _errors[failure.error_name(cls)] = cls
-    return cls
-
-
-def error_classes() -> Mapping[str, type[BaseException]]:
-    """The classes that errors may come back as: the registered ones, and those of modules with functions."""
-    classes: dict[str, type[BaseException]] = {}
-    for module in {function.__module__ for function in _functions.values()}:
-        for thing in vars(sys.modules.get(module, object)).values():
-            if isinstance(thing, type) and issubclass(thing, BaseException):
-                classes[failure.error_name(thing)] = thing
-    return classes | _errors
-
-
-# -- declaring ---------------------------------------------------------------------------------------------
-
-
-@overload
-def function(fn: Callable[P, Coroutine[object, object, R]], /) -> Function[P, R]: ...
-@overload
-def function(
-    *, name: str | None = None, version: int = 1, on: str | None = None, timeout: Seconds | None = None
-) -> Callable[[Callable[P, Coroutine[object, object, R]]], Function[P, R]]: ...
-def function(
-    fn: Callable[P, Coroutine[object, object, R]] | None = None,
-    /,
-    *,
-    name: str | None = None,
-    version: int = 1,
-    on: str | None = None,
-    timeout: Seconds | None = None,
-) -> Function[P, R] | Callable[[Callable[P, Coroutine[object, object, R]]], Function[P, R]]:
-    """Make an `async def` durable: `f(x)` invokes it and gives a promise.
-
-    `name` (default: the function's own) and `version` identify it in the store; `on` names the group that runs it
-    (default: this process); `timeout` is in seconds (default: none).
-
-    Example:
-        >>> import dasync
-        >>> @dasync.function
-        ... async def inner() -> int:
-        ...     return 42
-        >>> @dasync.function(timeout=60)
-        ... async def outer() -> int:
-        ...     return 2 * await inner()
-        >>> dasync.run(outer)
-        84
-    """
-
-    def make(fn: Callable[P, Coroutine[object, object, R]]) -> Function[P, R]:
-        if not inspect.iscoroutinefunction(fn):
-            raise TypeError(f"@dasync.function takes an async def, not {fn!r}")
-        made: Function[P, R] = _declare(fn, name or fn.__name__, version, on, timeout, declared=False)
-        _register(cast("Function[..., object]", made))
-        return made
-
-    return make if fn is None else make(fn)
-
-
-@overload
-def remote(
-    name: str, /, *, on: str, version: int = 1, timeout: Seconds | None = None
-) -> Function[..., typing.Any]: ...  # the untyped fallback: nothing is known of what it takes and gives
-@overload
-def remote(
-    *, on: str, name: str | None = None, version: int = 1, timeout: Seconds | None = None
-) -> Callable[[Callable[P, Coroutine[object, object, R]]], Function[P, R]]: ...
-def remote(
-    fn_name: str | None = None,
-    /,
-    *,
-    on: str,
-    name: str | None = None,
-    version: int = 1,
-    timeout: Seconds | None = None,
-) -> object:
-    """Declare a function that is implemented elsewhere: `on` names the group whose workers run it.
-
-    As a decorator it is typed and checks arguments; the body never runs. `remote("ship", on="warehouse")` is the
-    untyped form.
-
-    Example:
-        >>> import dasync
-        >>> @dasync.remote(on="warehouse")
-        ... async def ship(sku: str) -> str: ...
-        >>> untyped = dasync.remote("ship", on="warehouse")
-    """
-    if fn_name is not None:
-        return _declare(None, fn_name, version, on, timeout, declared=True)
-
-    def make(fn: Callable[P, Coroutine[object, object, R]]) -> Function[P, R]:
-        return _declare(fn, name or fn.__name__, version, on, timeout, declared=True)
-
-    return make
-
-
-def _declare(
-    fn: Callable[P, Coroutine[object, object, R]] | None,
-    name: str,
-    version: int,
-    on: str | None,
-    timeout: Seconds | None,
-    *,
-    declared: bool,
-) -> Function[P, R]:
-    if not 1 <= len(name) <= protocol.MAX_NAME_CHARS or not name.isprintable():
-        raise ValueError(f"a function's name is 1 to {protocol.MAX_NAME_CHARS} printable characters, not {name!r}")
-    if isinstance(version, bool) or not isinstance(version, int) or not 0 <= version < 2**31:
-        raise ValueError(f"{name}: version is an int from 0 to {2**31 - 1}, not {version!r}")
-    configured = Options(
-        on=None if on is None else protocol.check_target(on),
-        timeout_s=None if timeout is None else seconds(timeout, f"{name}: timeout"),
-    )
-    return Function(fn, name=name, version=version, options=replace(configured), declared=declared)
+def check_retry(retry: Retry) -> Retry:
+    if not isinstance(retry, Retry):
+        raise TypeError(f"retry is a dasync.Retry, as Retry.exponential(attempts=5), not {retry!r}")
+    return retry
 
 
 def _check_tags(tags: Mapping[str, str]) -> dict[str, str]:
@@ -447,6 +314,8 @@ def _check_tags(tags: Mapping[str, str]) -> dict[str, str]:
     for key, value in tags.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise TypeError(f"tags map str to str; {key!r}: {value!r} does not")
+        if key.startswith(OWN_TAGS):
+            raise ValueError(f"tag {key!r}: those that begin with {OWN_TAGS!r} are dasync's own")
         if len(key) > protocol.MAX_NAME_CHARS or len(value) > protocol.MAX_NAME_CHARS:
             raise ValueError(f"tag {key[:40]!r}: at most {protocol.MAX_NAME_CHARS} characters of key and of value")
     return dict(tags)

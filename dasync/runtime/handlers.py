@@ -15,13 +15,15 @@ from types import MappingProxyType
 from typing import cast
 from weakref import WeakValueDictionary
 
-from dasync.core import failure
+from dasync.core import codec, failure
 from dasync.core.model import State
-from dasync.errors import NoEventLoop
+from dasync.core.protocol import Command, PromiseCancel, PromiseGet, PromiseSettle, Reply
+from dasync.errors import NoEventLoop, PromiseConflict, PromiseNotFound
+from dasync.runtime import branch
 from dasync.runtime.awaiters import Awaiters
-from dasync.runtime.function import error_classes
 from dasync.runtime.journal import Entry, Journal
 from dasync.runtime.promise import UNREAD, Promise
+from dasync.runtime.registry import error_classes
 
 _log = logging.getLogger("dasync")
 
@@ -29,8 +31,9 @@ _log = logging.getLogger("dasync")
 class Handlers:
     """What one process tracks."""
 
-    def __init__(self, journal: Journal, listening: Callable[[Promise[object]], Entry]) -> None:
+    def __init__(self, journal: Journal, listening: Callable[[Promise[object]], Entry], max_payload: int) -> None:
         self._journal = journal
+        self._max_payload = max_payload
         self._listening = listening
         self.pending: dict[str, Promise[object]] = {}
         """The promises that are tracked, by id."""
@@ -119,6 +122,37 @@ class Handlers:
         """Ask the store to tell this process when it settles."""
         self._journal.write(self._listening(promise))
 
+    def cancel(self, promise: Promise[object], reason: str | None) -> None:
+        """End it as canceled: whoever runs it here sees to that, else the store does."""
+        raw = None if reason is None else codec.encode(reason, path="reason", limit=self._max_payload)
+        tracked = self.pending.get(promise.id, promise)
+        if not any(watcher.cancel(raw) for watcher in reversed(tracked.watchers)):
+            self._journal.write(Cancel(self, promise, raw))
+
+    async def settle(self, promise: Promise[object], state: State, value: object) -> None:
+        """Resolve it with a value or reject it with an error, from outside. Raises `PromiseConflict`."""
+        self.check_open()
+        if isinstance(value, BaseException) and state is State.REJECTED:
+            raw = failure.encode_error(value, self._max_payload)
+        else:
+            raw = codec.encode(value, promise.annotation, limit=self._max_payload)
+        patient = branch.current() is not None
+        there = (await self._journal.ask(PromiseGet(promise.id), keep=patient)).promise
+        if there is None:
+            raise PromiseNotFound(f"the store holds no promise {promise.id!r}")
+        if there.function or there.timer:
+            raise PromiseConflict(
+                f"promise {promise.id!r} is settled by {there.function!r}: only those of dasync.promise() are settled"
+                " from outside; cancel() ends any"
+            )
+        settled = (await self._journal.ask(PromiseSettle(promise.id, state, raw), keep=patient)).promise
+        if settled is None:
+            raise PromiseNotFound(f"the store holds no promise {promise.id!r}")
+        self.return_(promise, settled.state, settled.value)
+        same = settled.value == raw or (state is State.REJECTED and failure.alike(settled.value or b"", raw))
+        if settled.state is not state or not same:
+            raise PromiseConflict(f"promise {promise.id!r} is {settled.state.value} already, with another outcome")
+
     def urge(self) -> None:
         """Write what is queued without delay."""
         self._journal.urge()
@@ -167,3 +201,26 @@ class Handlers:
     def promises(self) -> Mapping[str, Promise[object]]:
         """The pending promises, and settled roots while somebody holds them."""
         return MappingProxyType(ChainMap(self.pending, cast("dict[str, Promise[object]]", self._settled)))
+
+
+class Cancel:
+    """The entry that cancels a promise which nobody here runs."""
+
+    __slots__ = ("_handlers", "_promise", "_reason")
+
+    def __init__(self, handlers: Handlers, promise: Promise[object], reason: bytes | None) -> None:
+        self._handlers = handlers
+        self._promise = promise
+        self._reason = reason
+
+    def command(self) -> Command:
+        return PromiseCancel(self._promise.id, self._reason)
+
+    def replied(self, reply: Reply) -> None:
+        if reply.promise is None:
+            self._handlers.refuse(self._promise, PromiseNotFound(f"the store holds no promise {self._promise.id!r}"))
+        else:
+            self._handlers.return_(self._promise, reply.promise.state, reply.promise.value)
+
+    def failed(self, error: BaseException, *, final: bool) -> bool:
+        return final

@@ -7,6 +7,7 @@ ends them when the claim is gone. It says what must be written; the journal writ
 from __future__ import annotations
 
 import asyncio
+from contextvars import Context
 from hashlib import sha256
 from typing import Protocol
 
@@ -16,7 +17,9 @@ from dasync.errors import LeaseLost, NonDeterminismError
 from dasync.ports import Clock
 from dasync.runtime.function import Host as Invoker
 from dasync.runtime.journal import Journal
+from dasync.runtime.policy import Retry
 from dasync.runtime.promise import Promise, Tracker
+from dasync.runtime.threads import Seats
 
 
 class Host(Protocol):
@@ -25,6 +28,12 @@ class Host(Protocol):
     clock: Clock
     journal: Journal
     max_payload: int
+    context: Context
+    """The context variables that executions begin with."""
+    retry: Retry
+    """The policy of functions that have none of their own."""
+    seats: Seats
+    """Where functions run that are not `async def`."""
 
     @property
     def handlers(self) -> Tracker:
@@ -47,12 +56,18 @@ class Host(Protocol):
     def let_go(self, held: Held) -> None:
         """This process holds the task no longer."""
 
+    def say_once(self, text: str) -> None:
+        """Warn of something, once in the life of this process."""
+
 
 class Running(Protocol):
     """An execution, as its task's other executions see it."""
 
     def abandon(self) -> None:
         """Stop running; settle nothing."""
+
+    def cancel(self, reason: bytes | None) -> None:
+        """End it as canceled."""
 
     def tasks(self) -> list[asyncio.Task[object]]:
         """The asyncio tasks that it consists of, its body's first."""
@@ -121,6 +136,13 @@ class Held:
     def settled(self) -> None:
         """The task's own promise is settled: by its execution, or over its head."""
         self.drop(LeaseLost(f"promise {self.id!r} is settled"))
+
+    def cancel(self, reason: bytes | None) -> bool:
+        """Its execution ends as canceled, after its children; nothing to do once that has returned."""
+        execution = self.running.get(self.id)
+        if execution is not None:
+            execution.cancel(reason)
+        return True
 
     def random_seed(self, name: str) -> bytes:
         """Where the random stream of that name starts."""

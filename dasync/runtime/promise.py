@@ -1,4 +1,4 @@
-"""The awaitable that a caller holds, and `all`.
+"""The awaitable that a caller holds.
 
 A `Promise` is a handle: what it stands for is a row in the store. It is settled by the event loop, when the
 settlement is durable; it settles nothing by itself and knows no store.
@@ -7,15 +7,17 @@ settlement is durable; it settles nothing by itself and knows no store.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine, Generator
 from typing import Generic, NoReturn, Protocol, TypeVar, cast
 
-from dasync.core import codec
+from dasync.core import codec, ids
 from dasync.core.model import State
 from dasync.errors import DecodeError, PromiseCanceled, PromiseTimedOut
+from dasync.runtime import branch
 
-T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
+_log = logging.getLogger("dasync")
 UNREAD = object()  # a value that is not decoded yet
 
 
@@ -46,6 +48,15 @@ class Tracker(Protocol):
     def urge(self) -> None:
         """Write what is queued without delay."""
 
+    def cancel(self, promise: Promise[object], reason: str | None) -> None:
+        """End it as canceled, and before it what its execution made."""
+
+    async def settle(self, promise: Promise[object], state: State, value: object) -> None:
+        """Resolve it with a value or reject it with an error, from outside. Raises `PromiseConflict`."""
+
+    def check_open(self) -> asyncio.AbstractEventLoop:
+        """The asyncio loop that this is a guest of. Raises `NoEventLoop` when closed."""
+
     def read_error(self, data: bytes) -> BaseException:
         """The error that stored bytes describe."""
 
@@ -55,6 +66,9 @@ class Watcher(Protocol):
 
     def settled(self) -> None:
         """The promise is settled, by whomever."""
+
+    def cancel(self, reason: bytes | None) -> bool:
+        """End it as canceled, if that is for this one to do; `reason` is encoded."""
 
 
 class Promise(Coroutine[object, object, T_co], Generic[T_co]):
@@ -100,6 +114,11 @@ class Promise(Coroutine[object, object, T_co], Generic[T_co]):
         self._births: list[asyncio.Future[None]] | None = None
         self._drivers: dict[asyncio.Task[object] | None, Generator[object, object, T_co]] | None = None
 
+    def __del__(self) -> None:
+        # A child's failure rejects its parent; of a root's, which nobody asked for, nobody would ever hear.
+        if self._state is State.REJECTED and not self.heard and ids.root_of(self.id) == self.id:
+            _log.error("%s has failed, and nobody asked for its outcome: `dasync show %s` tells it", self.id, self.id)
+
     def __repr__(self) -> str:
         return f"<Promise {self.id!r} {self._state.value}>"
 
@@ -139,6 +158,97 @@ class Promise(Coroutine[object, object, T_co], Generic[T_co]):
         except BaseException as error:
             return error
 
+    async def cancel(self, reason: str | None = None) -> None:
+        """End it as canceled and, before it, the pending children below it; returns when that is durable.
+
+        Code that runs for it is interrupted at its next await. A promise that is settled already stays as it is.
+        Children made with `detached=True`, shared promises and those that somebody outside settles go on.
+
+        Example:
+            >>> import dasync
+            >>> @dasync.function
+            ... async def wait_for_ever() -> None:
+            ...     await dasync.promise()
+            >>> async def main() -> str:
+            ...     promise = wait_for_ever()
+            ...     await promise.cancel("no longer needed")
+            ...     return promise.state.value
+            >>> dasync.run(main)
+            'canceled'
+        """
+        if reason is not None and not isinstance(reason, str):
+            raise TypeError(f"a reason is a str, not {reason!r}")
+        self.heard = True
+        if not self.done() and not self.refused:
+            self._tracker.cancel(self, reason)
+        await self.settlement()
+
+    async def resolve(self, value: object = None) -> None:
+        """Settle a promise that `dasync.promise()` made, with a value; returns when that is durable.
+
+        Doing so again is nothing; settling it otherwise raises `PromiseConflict`.
+
+        Example:
+            >>> import dasync
+            >>> async def main() -> int:
+            ...     promise = dasync.promise(int, id="answer")
+            ...     await promise.resolve(42)
+            ...     return await promise
+            >>> dasync.run(main)
+            42
+        """
+        await self._tracker.settle(self, State.RESOLVED, value)
+
+    async def reject(self, error: BaseException) -> None:
+        """Settle a promise that `dasync.promise()` made, with an error; else as `resolve`."""
+        if not isinstance(error, BaseException):
+            raise TypeError(f"reject takes an exception, not {error!r}; a value is given with resolve")
+        await self._tracker.settle(self, State.REJECTED, error)
+
+    def wait(self, timeout: float | None = None) -> T_co:
+        """Block this thread until it is settled; gives the value or raises the error.
+
+        For functions that are not `async def`, and other threads. `timeout` is in seconds; when it is over,
+        `TimeoutError` is raised and the promise goes on.
+
+        Example:
+            >>> import dasync
+            >>> @dasync.function
+            ... def add(x: int, y: int) -> int:
+            ...     return x + y
+            >>> @dasync.function
+            ... def total(n: int) -> int:
+            ...     return sum(add(i, i).wait() for i in range(n))
+            >>> async def main() -> int:
+            ...     return await total(4)
+            >>> dasync.run(main)
+            12
+        """
+        self.heard = True
+        body = branch.thread.get()
+        if _in_a_loop():
+            raise RuntimeError(f"wait() would block the asyncio loop: use `await` for promise {self.id!r}")
+        if body is not None:
+            body.wait(self.settlement(), timeout)
+        elif not self.done() and not self.refused:
+            waiting = asyncio.run_coroutine_threadsafe(self.settlement(), self._tracker.check_open())
+            try:
+                waiting.result(timeout)
+            finally:
+                waiting.cancel()
+        return self.result()
+
+    async def settlement(self) -> None:
+        """Return once it is settled, however that is; raises nothing but what keeps it from being had at all."""
+        while self._state is State.PENDING and self._refusal is None:
+            waiter = self._tracker.await_(self)
+            try:
+                await waiter
+            finally:
+                self._tracker.leave(self, waiter)
+        if self._refusal is not None:
+            raise self._refusal
+
     async def created(self) -> None:
         """Return once the pending record is durable. Raises `PromiseConflict` for an id in other use."""
         if not self._stored and self._refusal is None:
@@ -157,7 +267,8 @@ class Promise(Coroutine[object, object, T_co], Generic[T_co]):
         if self._state is State.TIMEDOUT:
             raise PromiseTimedOut(f"promise {self.id!r} reached its deadline before it was settled")
         if self._state is State.CANCELED:
-            raise PromiseCanceled(f"promise {self.id!r} was canceled")
+            reason = "" if self._raw is None else f": {codec.decode(self._raw)}"
+            raise PromiseCanceled(f"promise {self.id!r} was canceled{reason}")
         # Decoded anew for each who asks: one exception object raised in several places mixes their tracebacks up.
         raise self._tracker.read_error(self._raw or b"")
 
@@ -188,6 +299,21 @@ class Promise(Coroutine[object, object, T_co], Generic[T_co]):
         """It cannot stand for what was invoked: whoever asks gets `error`. Nothing is settled."""
         self._refusal = error
         self.mark_stored()
+
+    @property
+    def annotation(self) -> object:
+        """What its value is, as far as it was said."""
+        return self._annotation
+
+    @property
+    def tracker(self) -> Tracker:
+        """The event loop that tracks it."""
+        return self._tracker
+
+    @property
+    def raw(self) -> bytes | None:
+        """The encoded outcome."""
+        return self._raw
 
     @property
     def refused(self) -> bool:
@@ -232,40 +358,9 @@ class Promise(Coroutine[object, object, T_co], Generic[T_co]):
             driver.close()
 
 
-async def all(*promises: Promise[T]) -> list[T]:
-    """Wait for every promise and give their values in the order of the arguments.
-
-    The first failure, in the order in which they settle, is raised at once; the others go on.
-
-    Example:
-        >>> import dasync
-        >>> @dasync.function
-        ... async def square(x: int) -> int:
-        ...     return x * x
-        >>> async def main() -> list[int]:
-        ...     return await dasync.all(*[square(i) for i in range(4)])
-        >>> dasync.run(main)
-        [0, 1, 4, 9]
-    """
-    strange = next((one for one in promises if not isinstance(one, Promise)), None)
-    if strange is not None:
-        raise TypeError(f"all takes promises, as all(*promises) or all(f(1), f(2)), not a {type(strange).__name__}")
-    waiting: dict[asyncio.Future[None], Promise[T]] = {}
-    for promise in promises:
-        promise.heard = True
-        if not promise.done() and not promise.refused:
-            waiting[promise._tracker.await_(promise)] = promise
-        elif promise.refused or promise.state is not State.RESOLVED:
-            promise.result()
+def _in_a_loop() -> bool:
     try:
-        while waiting:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for waiter in [waiter for waiter in waiting if waiter.done()]:
-                promise = waiting.pop(waiter)
-                promise._tracker.leave(promise, waiter)
-                waiter.result()
-                promise.result()
-    finally:
-        for waiter, promise in waiting.items():
-            promise._tracker.leave(promise, waiter)
-    return [promise.result() for promise in promises]
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

@@ -6,7 +6,6 @@ A root id that is in use gives the promise that is there, if it stands for the s
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from typing import Protocol, TypeVar, cast
@@ -17,11 +16,12 @@ from dasync.core.protocol import Acquired, Command, PromiseCreate, RegisterListe
 from dasync.errors import FunctionNotFound, NonDeterminismError, PromiseConflict, PromiseNotFound, StoreUnavailable
 from dasync.ports import Entropy
 from dasync.runtime import branch
-from dasync.runtime.execution import SLEEP
-from dasync.runtime.function import Function, lookup
+from dasync.runtime.calls import SLEEP
+from dasync.runtime.function import Function
 from dasync.runtime.handlers import Handlers
 from dasync.runtime.held import Deadline, Host, halted
 from dasync.runtime.promise import Promise
+from dasync.runtime.registry import lookup, tags_of
 
 FRESH_ID_BYTES = 8
 SEED_BYTES = 16
@@ -61,9 +61,17 @@ class Roots:
         self._group = group
 
     def invoke_function(
-        self, function: Function[..., R], args: tuple[object, ...], kwargs: dict[str, object]
+        self,
+        function: Function[..., R],
+        args: tuple[object, ...],
+        kwargs: dict[str, object],
+        *,
+        id: str | None = None,
     ) -> Promise[R]:
-        """A root promise comes into being and its function starts. Never suspends the caller."""
+        """A root promise comes into being and its function starts. Never suspends the caller.
+
+        `id` is that of a detached child: one that stands alone like a root, at its place in a program.
+        """
         self._handlers.check_open()
         options = function.configured
         if function.declared and options.on is None:
@@ -73,13 +81,13 @@ class Roots:
         function.bind(args, kwargs)
         param, _, _ = function.shape.encode(args, kwargs, self._host.max_payload)
         create = PromiseCreate(
-            options.id or self._fresh_id(function.name),
+            options.id or id or self._fresh_id(function.name),
             function.name,
             function.version,
             param,
             options.on or self._group,
             timeout_at=self._deadline(options.timeout_s),
-            tags=json.dumps(options.tags, sort_keys=True) if options.tags else "",
+            tags=tags_of(function),
             seed=self._entropy.bytes(SEED_BYTES),
         )
         return cast("Promise[R]", self._begin(create, function.result, local=options.on is None))
@@ -133,13 +141,6 @@ class Root:
         """An execution made it: that waits while the store is away, where a program outside is told."""
         self._reserved = False
 
-    def stands_for(self, record: PromiseRecord) -> bool:
-        """Whether a record is of this very invocation."""
-        mine = self._create
-        return (record.function, record.version, record.param, record.timer) == (
-            mine.function, mine.version, mine.param, mine.timer,
-        )  # fmt: skip
-
     def command(self) -> Command:
         host = self._host
         self._reserved = self._local and host.reserve() > 0
@@ -165,10 +166,10 @@ class Root:
             why = f"{promise.id!r} was not created: {reply.reason}; invoke it again"
             host.handlers.refuse(promise, StoreUnavailable(why))
             return
-        if not self.stands_for(record):
+        if not stands_for(self._create, record):
             if mine is not None:
                 host.give_back(mine)
-            host.handlers.refuse(promise, PromiseConflict(_conflict(record, self._create)))
+            host.handlers.refuse(promise, PromiseConflict(conflict(record, self._create)))
             return
         promise.mark_stored()
         if record.state is not State.PENDING:
@@ -229,7 +230,16 @@ class Listening:
         return final
 
 
-def _conflict(record: PromiseRecord, create: PromiseCreate) -> str:
+def stands_for(create: PromiseCreate, record: PromiseRecord) -> bool:
+    """Whether the promise that is there is of that very invocation."""
+    return (record.function, record.version, record.param, record.timer) == (
+        create.function, create.version, create.param, create.timer,
+    )  # fmt: skip
+
+
+def conflict(record: PromiseRecord, create: PromiseCreate) -> str:
+    """What is wrong where it is not."""
+
     def told(function: str, version: int) -> str:
         return f"{function!r} (version {version})" if function else "a promise that is settled outside"
 

@@ -7,21 +7,26 @@ acquires nothing (the worker does) and tracks nothing (the handlers do).
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextvars import copy_context
 from typing import Protocol
 
 from dasync.core.model import PromiseRecord
 from dasync.core.protocol import Acquired, Claim, TaskHalt, TaskRelease
 from dasync.errors import DecodeError, FunctionNotFound
 from dasync.ports import Clock, Ring
+from dasync.runtime import branch
 from dasync.runtime.capacity import Capacity
-from dasync.runtime.execution import Execution
-from dasync.runtime.function import Function, lookup, registered
+from dasync.runtime.execution import Execution, Invocation
+from dasync.runtime.function import Function
 from dasync.runtime.handlers import Handlers
 from dasync.runtime.held import Deadline, Held, halted
 from dasync.runtime.journal import Journal
+from dasync.runtime.policy import Retry
 from dasync.runtime.promise import Promise
+from dasync.runtime.registry import lookup, registered
 from dasync.runtime.root import Roots
+from dasync.runtime.threads import Seats
 
 _log = logging.getLogger("dasync")
 
@@ -53,11 +58,17 @@ class Runner:
         *,
         functions: Sequence[Function[..., object]] | None,
         max_payload: int,
+        retry: Retry,
     ) -> None:
         self.handlers = handlers
         self.journal = journal
         self.clock = clock
         self.max_payload = max_payload
+        self.retry = retry
+        self.seats = Seats()
+        self.context = copy_context()
+        self.context.run(branch.inside.set, True)
+        self._said: set[str] = set()
         self._functions = functions
 
     @property
@@ -86,8 +97,8 @@ class Runner:
         self.begin(acquired, promise)
 
     def listens(self) -> bool:
-        """Whether this process may wait for anything that is settled elsewhere: for more than the tasks it holds."""
-        return len(self.handlers.pending) > len(self.worker.capacity.held)
+        """Whether anything may be settled elsewhere that this process waits for or runs."""
+        return len(self.handlers.pending) > 0
 
     def news(self, record: PromiseRecord) -> None:
         """A promise is settled that this process may wait for."""
@@ -95,9 +106,9 @@ class Runner:
         if promise is not None:
             self.handlers.return_(promise, record.state, record.value)
 
-    def awaited_by(self, held: Held) -> list[str]:
-        """What a task waits for that is settled elsewhere; nothing, if it has anything else to do."""
-        return self.handlers.awaiters.awaited_by(held)
+    def awaited_by(self, tasks: Iterable[Held]) -> dict[Held, list[str]]:
+        """Those among `tasks` that do nothing but wait for what is settled elsewhere, and what each waits for."""
+        return self.handlers.awaiters.awaited_by(tasks)
 
     def rejoined(self) -> None:
         """This process is a new incarnation: nobody tells it anything that it does not ask for again."""
@@ -129,7 +140,7 @@ class Runner:
         held = Held(self, acquired, promise)
         self.worker.capacity.hold(held)
         promise.watchers += (held,)  # it may be a child of another execution here as well
-        Execution(held, held.id, made, None).start(args, kwargs)
+        Execution(held, held.id, Invocation(made, record.param, record.tags), None).start(args, kwargs)
 
     def give_back(self, acquired: Acquired) -> None:
         """Release a task that was acquired and is not to be run here."""
@@ -153,6 +164,12 @@ class Runner:
         self.worker.capacity.unreserve()
 
     # -- for executions
+
+    def say_once(self, text: str) -> None:
+        """Warn of something, once in the life of this process."""
+        if text not in self._said:
+            self._said.add(text)
+            _log.warning(text)
 
     def call_at(self, at_ms: int, due: Deadline) -> None:
         """Write `due` when that time has come."""

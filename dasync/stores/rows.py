@@ -24,7 +24,7 @@ from dasync.core.model import (
     TaskState,
 )
 from dasync.core.transition import Transition, View
-from dasync.ports import Clock, Committed, Found, Ring, Search
+from dasync.ports import Backlog, Clock, Committed, Found, Ring, Search
 
 T = TypeVar("T")
 EVERYTHING = Search()
@@ -67,6 +67,7 @@ class Rows(View, Protocol):
     def missing(
         self, targets: tuple[str, ...], functions: tuple[tuple[str, int], ...]
     ) -> list[tuple[str, int]]: ...
+    def backlog(self) -> list[Backlog]: ...
     def snapshot(self) -> Snapshot: ...
 
 
@@ -119,6 +120,15 @@ class Working:
             self._promises,
             self._promises_were,
             lambda r: r.creator == creator and low < r.id < high,
+        )
+
+    def below(self, id: str) -> Sequence[PromiseRecord]:
+        low, high = ids.subtree(id)
+        return self._laid_over(
+            self._rows.below(id),
+            self._promises,
+            self._promises_were,
+            lambda r: r.state is State.PENDING and low < r.id < high,
         )
 
     def held(self, process: str) -> Sequence[TaskRecord]:
@@ -275,7 +285,7 @@ def _named(commands: Sequence[p.Command]) -> tuple[list[str], list[str], list[st
         if isinstance(command, p.TaskFence):
             promises[command.claim.id] = tasks[command.claim.id] = None
             promises[command.action.id] = None
-            if type(command.action) is p.PromiseSettle:
+            if type(command.action) is not p.PromiseCreate:
                 settling[command.action.id] = None
         elif isinstance(command, p.TaskFulfill):
             promises[command.claim.id] = tasks[command.claim.id] = settling[command.claim.id] = None
@@ -283,6 +293,8 @@ def _named(commands: Sequence[p.Command]) -> tuple[list[str], list[str], list[st
             promises[command.action.id] = tasks[command.action.id] = None
         elif isinstance(command, p.PromiseCreate | p.PromiseGet | p.PromiseSettle):
             promises[command.id] = None
+        elif isinstance(command, p.PromiseCancel):
+            promises[command.id] = settling[command.id] = None
         elif isinstance(command, p.RegisterListener):
             promises[command.promise] = settling[command.promise] = None
     return list(promises), list(tasks), list(settling)
@@ -344,6 +356,9 @@ class RowStore(ABC):
 
     async def processes(self) -> list[ProcessRecord]:
         return await self._look(lambda rows: rows.processes())
+
+    async def backlog(self) -> list[Backlog]:
+        return await self._look(lambda rows: rows.backlog())
 
     async def snapshot(self) -> Snapshot:
         return await self._look(lambda rows: rows.snapshot())
