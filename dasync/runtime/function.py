@@ -12,6 +12,7 @@ import typing
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from types import CellType, SimpleNamespace
 from typing import Generic, ParamSpec, Protocol, TypeVar, cast
 
 from dasync.core import codec, ids, protocol
@@ -332,13 +333,33 @@ def _positional_only_count(signature: inspect.Signature | None) -> range | None:
 
 
 def _hints(fn: Callable[..., object] | None) -> dict[str, object]:
-    """Its annotations, evaluated; one that names what does not exist is an error with the function's name."""
+    """Its annotations, evaluated; one that names what does not exist is an error with the function's name.
+
+    In a function that is local to another one, names of that other one are known only where the body uses them too;
+    an annotation with others stays a string: it declares nothing, and the error for a value that needed it says so.
+    """
     if fn is None:
         return {}
-    try:
-        return typing.get_type_hints(fn, include_extras=True)
-    except NameError as error:
-        local = "<locals>" in fn.__qualname__
-        if not local:
+    if "<locals>" not in fn.__qualname__:
+        try:
+            return typing.get_type_hints(fn, include_extras=True)
+        except NameError as error:
             raise TypeError(f"{fn.__qualname__}: cannot read its annotations: {error}") from error
-        return {}  # names local to a function cannot be seen from here: such values travel without annotations
+    hints: dict[str, object] = {}
+    cells = getattr(fn, "__closure__", None) or ()
+    names = getattr(getattr(fn, "__code__", None), "co_freevars", ())
+    local = {name: cell.cell_contents for name, cell in zip(names, cells, strict=True) if _is_full(cell)}
+    for name, hint in getattr(fn, "__annotations__", {}).items():
+        one = SimpleNamespace(__annotations__={name: hint})
+        try:
+            hints |= typing.get_type_hints(one, getattr(fn, "__globals__", {}), local, include_extras=True)
+        except NameError:
+            hints[name] = hint
+    return hints
+
+
+def _is_full(cell: CellType) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:  # what it will hold is not made yet
+        return False
