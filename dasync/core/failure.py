@@ -15,7 +15,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import Mapping
 from dataclasses import dataclass
-from traceback import TracebackException
+from traceback import StackSummary, TracebackException
 from types import MemberDescriptorType
 from typing import Final, TypeVar
 
@@ -28,6 +28,7 @@ MEMBERS_MAX = 100  # of all groups in one error, and causes with them
 TRACEBACK_MAX = 16_384  # characters
 FRAMES_MAX = 64  # of one traceback, the innermost
 NAME_MAX = 200  # characters of a class's name
+_HOUSE = errors.__file__.removesuffix("errors.py")  # where dasync's own frames come from
 REMOTE: Final = "Remote traceback:\n"  # how the note begins that a decoded error carries
 
 Registry = Mapping[str, type[BaseException]]
@@ -269,6 +270,9 @@ def _traceback_text(error: BaseException) -> str:
     try:
         local = TracebackException.from_exception(error, limit=-FRAMES_MAX)
         local.__notes__ = []
+        theirs = [frame for frame in local.stack if not frame.filename.startswith(_HOUSE)]
+        if theirs:  # where their code went wrong; how dasync called it says nothing to them
+            local.stack = StackSummary.from_list(theirs)
         text = "".join(local.format())
     except Exception as failure:  # a user's __str__ or __repr__, a source that cannot be read
         text = f"<the traceback could not be formatted: {type(failure).__name__}>"

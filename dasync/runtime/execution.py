@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from dasync.core import codec, failure, ids
 from dasync.core.model import State
-from dasync.errors import LeaseLost, Suspended
+from dasync.errors import InvariantViolated, LeaseLost, Suspended
 from dasync.runtime import branch
 from dasync.runtime.branch import Branch, BranchTask
 from dasync.runtime.calls import Calls
@@ -135,6 +135,9 @@ class Execution(Calls):
             raw, value = codec.encode_result(value, self._function.result, held.host.max_payload)
             state = State.RESOLVED
         except (Suspended, LeaseLost):
+            return
+        except InvariantViolated as error:  # another EventLoop's, awaited in here: nothing is settled by it
+            held.lost(str(error))
             return
         except asyncio.CancelledError:
             if not await self._interrupted():
