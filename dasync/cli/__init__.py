@@ -24,7 +24,8 @@ BRIEF_KEYS = """keys of a promise: id, state, function (null: settled outside), 
 settled_at, timeout_at (ISO 8601, UTC; or null), duration_ms (so far, while pending), and task (null: none) with
 state, version, process, python"""
 SHOW_KEYS = f"""{BRIEF_KEYS};
-and arguments (args, kwargs), value, error (null, or type, message, traceback), tags, awaits and awaited_by (ids of
+and arguments (args, kwargs), value, error (null, or type, message, traceback), attempts (those that failed: number,
+failed_at, error, next_at, when the one after it is or was due, or null), tags, awaits and awaited_by (ids of
 suspended executions), listeners (processes that are told)"""
 
 
