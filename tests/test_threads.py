@@ -462,11 +462,12 @@ def test_a_plain_declaration_runs_where_it_is_implemented(host: Any, tmp_path: P
         return far_add(1, 2).wait() + add.options(on="far")(3, 4).wait()
 
     async def whole() -> None:
-        async with dasync.EventLoop(str(tmp_path / "s.db"), group="far", functions=[add], poll=0.02):
-            async with dasync.EventLoop(str(tmp_path / "s.db"), poll=0.02) as near:
-                assert await near.invoke(parent) == 10
-                with pytest.raises(TypeError, match="missing"):
-                    near.invoke(far_add, 1)
+        path = str(tmp_path / "s.db")
+        far = dasync.EventLoop(path, group="far", functions=[add], poll=0.02)
+        async with far, dasync.EventLoop(path, poll=0.02) as near:
+            assert await near.invoke(parent) == 10
+            with pytest.raises(TypeError, match="missing"):
+                near.invoke(far_add, 1)
 
     World("", host).run(whole())
 
