@@ -25,7 +25,8 @@ settled_at, timeout_at (ISO 8601, UTC; or null), duration_ms (so far, while pend
 state, version, process, python"""
 SHOW_KEYS = f"""{BRIEF_KEYS};
 and arguments (args, kwargs), value, error (null, or type, message, traceback), reason (why it was canceled, or
-null), tags, awaits and awaited_by (ids of suspended executions), listeners (processes that are told)"""
+null), attempts (those that failed: number, failed_at, error, next_at, when the one after it is or was due, or null),
+tags, awaits and awaited_by (ids of suspended executions), listeners (processes that are told)"""
 WAIT_KEYS = """an object: id, state (pending: the time was over), value (null unless resolved), error (null unless
 rejected: type, message, traceback)"""
 WAIT_STATUS = "exit status: 0 resolved, 1 rejected, canceled or timed out"

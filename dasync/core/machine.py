@@ -216,7 +216,7 @@ def _born(now: int, command: p.PromiseCreate, creator: str | None, latest: int |
         command.timer, deadline, command.tags, invoked_at, State.PENDING, None, None,
     )  # fmt: skip
     if guards.is_due(record, now):
-        return as_of(record._replace(created_at=deadline or 0), now)  # born settled, at its deadline
+        return as_of(record._replace(created_at=min(invoked_at, deadline or 0)), now)  # born settled, at its deadline
     return record if command.state is State.PENDING else _settled(record, command.state, now, command.value)
 
 

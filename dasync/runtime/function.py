@@ -245,12 +245,17 @@ def here() -> Branch | None:
     try:
         at = branch.current()
     except RuntimeError:
-        if (body := branch.thread.get()) is not None:
+        if (body := branch.body()) is not None:
             return body.branch
         raise NoEventLoop(
             "a dasync function was invoked outside asyncio: invoke it in a coroutine, under dasync.run(main) or"
             " `async with dasync.EventLoop(...)`; its body as written is f.fn"
         ) from None
+    if at is None and branch.body() is not None:
+        raise NoEventLoop(
+            "a dasync function was invoked under asyncio.run in a function that is not `async def`: that asyncio loop"
+            " of its own knows no promises; make the function `async def`, or invoke outside asyncio.run and wait()"
+        )
     if at is None and branch.inside.get():
         raise NoEventLoop(
             "a dasync function was invoked from a bare callback inside an execution (call_soon, a done callback):"
@@ -261,8 +266,8 @@ def here() -> Branch | None:
 
 def caller(at: Branch) -> Caller:
     """The execution that a branch belongs to, as it can be reached from this thread."""
-    body = branch.thread.get()
-    return cast(Caller, body.desk if body is not None and body.branch is at else at.owner)
+    body = branch.body()
+    return cast(Caller, at.owner if body is None else body.desk)
 
 
 _hosts: dict[asyncio.AbstractEventLoop, list[Host]] = {}

@@ -225,11 +225,11 @@ class Promise(Coroutine[object, object, T_co], Generic[T_co]):
             12
         """
         self.heard = True
-        body = branch.thread.get()
+        body = branch.body()
         if _in_a_loop():
             raise RuntimeError(f"wait() would block the asyncio loop: use `await` for promise {self.id!r}")
         if body is not None:
-            body.wait(self.settlement(), timeout)
+            body.wait(self.settlement, timeout)
         elif not self.done() and not self.refused:
             waiting = asyncio.run_coroutine_threadsafe(self.settlement(), self._tracker.check_open())
             try:

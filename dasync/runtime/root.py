@@ -114,7 +114,7 @@ class Roots:
 
     def _begin(self, create: PromiseCreate, annotation: object, *, local: bool) -> Promise[object]:
         promise = self._handlers.handle(create.id, annotation)
-        root = Root(self._host, promise, create, local=local, patient=branch.current() is not None)
+        root = Root(self._host, promise, create, local=local, patient=branch.inside.get())
         self._handlers.begin(promise, root)
         return promise
 
