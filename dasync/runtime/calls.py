@@ -123,7 +123,7 @@ class Calls(ABC):
     def forget(self, child: Child) -> None:
         self.children.pop(child.promise.id, None)
         promise = child.promise
-        if promise.state is not State.RESOLVED and not promise.heard:
+        if promise.state in (State.REJECTED, State.TIMEDOUT) and not promise.heard:
             self.failed = [*(self.failed or ()), promise]
 
     def begin(

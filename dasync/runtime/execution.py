@@ -106,6 +106,13 @@ class Execution(Calls):
             if task is not asyncio.current_task():
                 task.cancel()
 
+    def overrule(self) -> None:
+        """Its promise is settled already: stop running, and end what it made, which the store may not know of yet."""
+        self.abandon()
+        for child in list(self.children.values()):
+            if child.local or child.target is not None:
+                child.cancel(None)
+
     # -- the run
 
     async def _run(self, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
@@ -240,8 +247,9 @@ class Execution(Calls):
             await _cancel([task for task in self._tasks or () if not task.done()])
             await _cancel_children([c for c in self.children.values() if c.local or c.target is not None])
         except asyncio.CancelledError:
-            return False
-        return self.held.signal is None
+            # A cancel may come while it ends: it ends all the same. Or somebody ends this asyncio loop's tasks.
+            return await self._interrupted()
+        return self.held.signal is None and not self._abandoned
 
     def _settle(self, state: State, raw: bytes | None, value: object) -> None:
         held = self.held
