@@ -1,4 +1,4 @@
-"""What every test gets: a registry of functions as a program of its own would have it; and worlds to run programs in."""
+"""What every test gets: a registry of functions as a program of its own would have it, and worlds to run in."""
 
 from __future__ import annotations
 

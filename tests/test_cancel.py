@@ -56,7 +56,7 @@ async def states(loop: dasync.EventLoop) -> dict[str, str]:
 
 
 def test_cancel_returns_and_the_await_raises(world: World) -> None:
-    """`await p.cancel()` returns once that is durable; awaiting the promise raises `PromiseCanceled` with the reason."""
+    """`await p.cancel()` returns once that is durable; awaiting the promise then raises, with the reason."""
 
     async def main(loop: dasync.EventLoop) -> None:
         promise = waits.options(id="w")()

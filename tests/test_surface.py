@@ -23,6 +23,7 @@ from dasync.core.model import State
 from dasync.stores.memory import MemoryStore
 from dasync.system import SystemClock
 
+
 @dasync.function
 async def double(x: int) -> int:
     return 2 * x

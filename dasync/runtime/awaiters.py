@@ -6,7 +6,7 @@ The second half of the model's state: promise ids to those who wait. It wakes no
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol, cast
 
 from dasync.runtime.branch import BranchTask
@@ -47,7 +47,7 @@ class Running(Protocol):
 class Waiter(asyncio.Future[None]):
     """Somebody who waits for a promise: the future that resumes him, and who he is."""
 
-    __slots__ = ("elsewhere", "held", "name", "task")
+    __slots__ = ("among", "elsewhere", "held", "name", "task")
     name: str
     """An execution's id, or the name of an asyncio task outside executions."""
     task: asyncio.Task[object] | None
@@ -55,6 +55,8 @@ class Waiter(asyncio.Future[None]):
     """The task that the waiting execution belongs to; None outside executions."""
     elsewhere: bool
     """An execution waits for what is settled elsewhere: meanwhile its task takes no room."""
+    among: bool
+    """He waits for others too, and may go on when any of them is settled."""
 
 
 class Awaiters:
@@ -112,6 +114,11 @@ class Awaiters:
             del self._by_holder[waiter.held]
         if waiter.elsewhere:
             waiter.held.unblock()
+
+    def waits(self, task: asyncio.Task[object], ids: Iterable[str]) -> int:
+        """How many of those promises an asyncio task of an execution waits for; two, where it waits among others."""
+        found = [waiter for id in ids for waiter in self._of.get(id, ()) if waiter.task is task]
+        return len(found) + any(waiter.among for waiter in found)
 
     def outside(self) -> list[Waiter]:
         """Those who are not executions."""
