@@ -1,17 +1,45 @@
-"""What every test gets: a registry of functions as a program of its own would have it."""
+"""What every test gets: a registry of functions as a program of its own would have it, and worlds to run in."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+from play import World
 
 from dasync.runtime import registry
 from dasync.runtime.function import Function
 
+try:
+    import uvloop
+except ImportError:
+    uvloop = None  # type: ignore[assignment]  # a host that may be missing
+
 HERE = Path(__file__).parent
+HOSTS = [
+    "asyncio",
+    pytest.param("uvloop", marks=pytest.mark.skipif(uvloop is None, reason="uvloop is not installed")),
+]
+
+
+@pytest.fixture(params=HOSTS)
+def host(request: pytest.FixtureRequest) -> Any:
+    return None if request.param == "asyncio" else uvloop.new_event_loop
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def world(request: pytest.FixtureRequest, host: Any, tmp_path: Path) -> World:
+    """Every combination of store and host."""
+    return World("memory:" if request.param == "memory" else str(tmp_path / "s.db"), host)
+
+
+@pytest.fixture
+def memory() -> World:
+    """The fastest world, for what depends on neither."""
+    return World("memory:", None)
 
 
 @pytest.fixture(autouse=True)

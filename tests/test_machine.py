@@ -631,6 +631,7 @@ def test_a_cancel_resumes_nobody_that_it_ends() -> None:
         (p.PromiseCancel("t:0"), {("t:0", "me"), ("t:0.0", "me")}),
         (p.PromiseCancel("t:1"), {("t:1", "other"), ("t:1.0", "other")}),
         (p.TaskFence(claim(), p.PromiseCancel("t:1")), {("t:1", "other"), ("t:1.0", "other")}),
+        (p.TaskFence(claim(), p.PromiseCancel("t:0")), {("t:0.0", "me")}),  # who asks may run what is below
         (p.TaskFence(claim(), p.PromiseSettle("t:0", State.CANCELED)), set()),
         (p.PromiseSettle("t:0", State.CANCELED), {("t:0", "me")}),
         (fulfill(claim()), set()),

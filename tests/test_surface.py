@@ -23,33 +23,6 @@ from dasync.core.model import State
 from dasync.stores.memory import MemoryStore
 from dasync.system import SystemClock
 
-try:
-    import uvloop
-except ImportError:
-    uvloop = None  # type: ignore[assignment]  # a host that may be missing
-
-HOSTS = [
-    "asyncio",
-    pytest.param("uvloop", marks=pytest.mark.skipif(uvloop is None, reason="uvloop is not installed")),
-]
-
-
-@pytest.fixture(params=HOSTS)
-def host(request: pytest.FixtureRequest) -> Any:
-    return None if request.param == "asyncio" else uvloop.new_event_loop
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def world(request: pytest.FixtureRequest, host: Any, tmp_path: Path) -> World:
-    """Every combination of store and host."""
-    return World("memory:" if request.param == "memory" else str(tmp_path / "s.db"), host)
-
-
-@pytest.fixture
-def memory() -> World:
-    """The fastest world, for what depends on neither."""
-    return World("memory:", None)
-
 
 @dasync.function
 async def double(x: int) -> int:

@@ -6,6 +6,7 @@
     order-42:~1.0        the first invocation of the root's second asyncio task (its branch 1)
     order-42:0.~1.~0.3   branches nest
     order-42:0.!1        what keeps the first failure of that child, whose second attempt invokes below it
+    order-42:0.^         what keeps the place at which that child was canceled
 
 A root holds no colon; everything after the first colon is the place. This file never looks at a clock or
 draws randomness: fresh ids are made from bytes that are handed in.
@@ -19,6 +20,7 @@ _SEPARATOR = ":"
 _STEP = "."
 _BRANCH = "~"
 _ATTEMPT = "!"
+_CUT = "^"
 
 
 def check_root(id: str) -> str:
@@ -69,6 +71,11 @@ def branch(prefix: str, number: int) -> str:
 def retry(id: str, failures: int) -> str:
     """What keeps the last of that many failures of promise `id`; the next attempt's places begin with it."""
     return f"{places(id)}{_ATTEMPT}{failures}"
+
+
+def cut(id: str) -> str:
+    """What keeps the place at which the execution of promise `id` was canceled."""
+    return f"{places(id)}{_CUT}"
 
 
 def is_retry(id: str) -> bool:

@@ -245,7 +245,7 @@ def _cancel(now: int, command: p.PromiseCancel, view: View, *, by: str | None) -
         if after is before:
             after = _settled(before, State.CANCELED, max(now, before.created_at), command.value)
         settled, sent = _settlement(before, after, view, frozenset(one.id for one in ending))
-        told, news = _news_for_its_runner(before, view, by)
+        told, news = _news_for_its_runner(before, view, by if before is record else None)
         moves |= dict.fromkeys((*settled, *told))
         messages |= dict.fromkeys((*sent, *news))
     return Transition(Reply(Status.OK, after), tuple(moves), tuple(messages))

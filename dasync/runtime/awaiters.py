@@ -50,7 +50,7 @@ class Running(Protocol):
 class Waiter(asyncio.Future[None]):
     """Somebody who waits for a promise: the future that resumes him, and who he is."""
 
-    __slots__ = ("elsewhere", "held", "name", "task")
+    __slots__ = ("among", "elsewhere", "held", "name", "task")
     name: str
     """An execution's id, or the name of an asyncio task outside executions."""
     task: asyncio.Task[object] | None
@@ -58,6 +58,8 @@ class Waiter(asyncio.Future[None]):
     """The task that the waiting execution belongs to; None outside executions."""
     elsewhere: bool
     """An execution waits for what is settled elsewhere: meanwhile its task takes no room."""
+    among: bool
+    """He waits for others too, and may go on when any of them is settled."""
 
 
 class Awaiters:
@@ -102,6 +104,11 @@ class Awaiters:
         for waiter in waiting:
             _unblock(waiter)
         return waiting
+
+    def waits(self, task: asyncio.Task[object], ids: Iterable[str]) -> int:
+        """How many of those promises an asyncio task of an execution waits for; two, where it waits among others."""
+        found = [waiter for id in ids for waiter in self._of.get(id, ()) if waiter.task is task]
+        return len(found) + any(waiter.among for waiter in found)
 
     def outside(self) -> list[Waiter]:
         """Those who are not executions."""

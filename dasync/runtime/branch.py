@@ -51,10 +51,14 @@ class Branch:
 
     def next_call(self) -> str:
         """The id of the next invocation made here."""
-        id = f"{self.prefix}{self._calls}"
+        id = self.coming_call()
         self._calls += 1
         self._draws = 0
         return id
+
+    def coming_call(self) -> str:
+        """The id that the next invocation made here will have."""
+        return f"{self.prefix}{self._calls}"
 
     def next_branch(self) -> Branch:
         """The branch of the next task created here."""

@@ -9,25 +9,31 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from functools import partial
 from typing import TypeVar, cast
 
 from dasync.core import ids
-from dasync.core.model import State
+from dasync.core.model import PromiseRecord, State
 from dasync.runtime.branch import Branch
 from dasync.runtime.child import Child, Decision
+from dasync.runtime.cut import CUT, Cut
 from dasync.runtime.function import Function
 from dasync.runtime.held import Deadline, Held
 from dasync.runtime.promise import Promise
 from dasync.runtime.registry import lookup, tags_of
 
 R = TypeVar("R")
+Run = tuple[Function[..., object], tuple[object, ...], dict[str, object]]
 SLEEP, NOW, RETRY = "dasync.sleep", "dasync.now", "dasync.retry"
 
 
 class Calls(ABC):
     """The invocations of one execution."""
 
-    __slots__ = ("children", "failed", "held", "id", "invoked", "timeout_at")
+    __slots__ = (
+        "children", "cut", "failed", "held", "id", "invoked", "made", "on_the_way", "progress", "timeout_at",
+        "unwritten",
+    )  # fmt: skip
 
     def __init__(self, held: Held, id: str, timeout_at: int | None) -> None:
         self.held = held
@@ -40,6 +46,16 @@ class Calls(ABC):
         """Those that have failed before anybody asked for their outcome."""
         self.invoked = False
         """Whether it has made anything that a second attempt would make again."""
+        self.made = 0
+        """How many places for invocations its code has taken."""
+        self.progress = 0
+        """Raised whenever something is invoked by it or delivered to it."""
+        self.on_the_way = 0
+        """How many recorded outcomes are to be delivered in the next turn."""
+        self.cut: Cut | None = None
+        """The cancel of this execution, once it is asked for."""
+        self.unwritten: object = None
+        """The place of the cut, while nothing has followed from it."""
 
     @abstractmethod
     def run_child(
@@ -50,16 +66,16 @@ class Calls(ABC):
     def invoke(
         self, at: Branch, function: Function[..., R], args: tuple[object, ...], kwargs: dict[str, object]
     ) -> Promise[R]:
-        self.held.check()
+        self.speak()
         self.invoked = True
         host, options = self.held.host, function.configured
         if options.id is not None:  # a root that whoever uses the id shares; not a child
             return host.roots.invoke_function(function, args, kwargs)
         if options.detached:
-            return host.roots.invoke_function(function, args, kwargs, id=_checked(at.next_call()))
+            return host.roots.invoke_function(function, args, kwargs, id=self._place(at))
         function.bind(args, kwargs)
         param, args, kwargs = function.shape.encode(args, kwargs, host.max_payload)
-        promise: Promise[R] = Promise(_checked(at.next_call()), host.handlers, function.result)
+        promise: Promise[R] = Promise(self._place(at), host.handlers, function.result)
         local = options.on is None
         if local and function.declared:
             raise TypeError(f"{function.name!r} is only declared here: say where it runs, with on=")
@@ -74,18 +90,18 @@ class Calls(ABC):
         return promise
 
     def external(self, at: Branch, annotation: object, id: str | None, timeout_s: float | None) -> Promise[object]:
-        self.held.check()
+        self.speak()
         self.invoked = True
         if id is not None:
             return self.held.host.roots.external(annotation, id, timeout_s)
-        promise: Promise[object] = Promise(_checked(at.next_call()), self.held.host.handlers, annotation)
+        promise: Promise[object] = Promise(self._place(at), self.held.host.handlers, annotation)
         self.begin(Child(self, promise, "", 1, b"", timeout_at=self._deadline(timeout_s)))
         return promise
 
     def timer(self, at: Branch, seconds: float) -> Promise[None]:
-        self.held.check()
+        self.speak()
         self.invoked = True
-        promise: Promise[None] = Promise(_checked(at.next_call()), self.held.host.handlers, object)
+        promise: Promise[None] = Promise(self._place(at), self.held.host.handlers, object)
         self.begin(Child(self, promise, SLEEP, 1, b"", timer=True, timeout_at=self._after(seconds)))
         return promise
 
@@ -106,9 +122,12 @@ class Calls(ABC):
         return now_ms
 
     def decision(self, at: Branch, kind: str) -> Decision:
-        self.held.check()
-        promise: Promise[object] = Promise(_checked(at.next_call()), self.held.host.handlers, object)
-        return Decision(Child(self, promise, kind, 1, b"", local=True), self._decided)
+        self.speak()
+        return self._decision(self._place(at), kind)
+
+    def recorded(self, at: Branch, kind: str) -> object:
+        record = self.held.history.get(at.coming_call())
+        return None if record is None or record.function != kind else self.decision(at, kind).known
 
     def seed(self, at: Branch) -> bytes:
         self.held.check()
@@ -120,10 +139,22 @@ class Calls(ABC):
             child.promise.heard = True
             child.cancel(None)
 
+    def speak(self) -> None:
+        """The code says something durable: where it was cut before that becomes durable first."""
+        self.held.check()
+        self.record_cut()
+
+    def record_cut(self) -> None:
+        """Something follows from the cut now: write where it was."""
+        if self.unwritten is not None:
+            value, self.unwritten = self.unwritten, None
+            self._decision(ids.cut(self.id), CUT).record(value)
+
     def forget(self, child: Child) -> None:
+        self.progress += 1
         self.children.pop(child.promise.id, None)
         promise = child.promise
-        if promise.state is not State.RESOLVED and not promise.heard:
+        if promise.state in (State.REJECTED, State.TIMEDOUT) and not promise.heard:
             self.failed = [*(self.failed or ()), promise]
 
     def begin(
@@ -134,17 +165,26 @@ class Calls(ABC):
         kwargs: dict[str, object] | None = None,
     ) -> None:
         """Start a child, or go on with what an earlier run recorded of it."""
-        host, promise = self.held.host, child.promise
         record = child.recall()
+        self.children[child.promise.id] = child
+        child.promise.watchers = (child,)
+        self.progress += 1
+        run = None if function is None else (function, args, kwargs or {})
+        if self.cut is not None and self.cut.holds(child.promise.id):
+            self.cut.hold(partial(self._go_on, child, record, run))
+        else:
+            self._go_on(child, record, run)
+
+    def _go_on(self, child: Child, record: PromiseRecord | None, run: Run | None) -> None:
+        host, promise = self.held.host, child.promise
         host.handlers.track(promise)
-        self.children[promise.id] = child
-        promise.watchers = (child,)
         if record is not None:
             promise.mark_stored()
             child.timeout_at = record.timeout_at
             if record.state is not State.PENDING:
                 # In the first run it was pending when the call returned: it is delivered in a later turn here too.
-                asyncio.get_running_loop().call_soon(host.handlers.return_, promise, record.state, record.value)
+                self.on_the_way += 1
+                asyncio.get_running_loop().call_soon(self._deliver, promise, record)
                 return
             if not child.local and not child.timer:
                 host.handlers.listen(promise)
@@ -152,15 +192,27 @@ class Calls(ABC):
             child.enqueue(urgent=child.function == RETRY or not (child.local or child.timer))
         if child.timeout_at is not None:
             host.call_at(child.timeout_at, Deadline(host, promise))
-        if child.local and function is not None:
-            self.run_child(child, function, args, kwargs or {})
+        if child.local and run is not None:
+            self.run_child(child, *run)
+
+    def _deliver(self, promise: Promise[object], record: PromiseRecord) -> None:
+        self.on_the_way -= 1
+        self.held.host.handlers.return_(promise, record.state, record.value)
+
+    def _place(self, at: Branch) -> str:
+        """The id of the next invocation made there."""
+        self.made += 1
+        return _checked(at.next_call())
+
+    def _decision(self, id: str, kind: str) -> Decision:
+        promise: Promise[object] = Promise(_checked(id), self.held.host.handlers, object)
+        return Decision(Child(self, promise, kind, 1, b"", local=True), self._decided)
 
     def _decided(self, promise: Promise[object]) -> None:
         """A decision is about to be written: no body starts before it is durable."""
         # Records become durable in order, so the last decision's barrier stands for those before it.
         barrier = self.held.barrier = asyncio.get_running_loop().create_future()
-        self.held.host.handlers.track(promise)
-        self.held.host.handlers.await_(promise).add_done_callback(lambda _: _pass(barrier))
+        promise.watchers = (_Gate(barrier),)
 
     def _deadline(self, timeout_s: float | None) -> int | None:
         """When an invocation made now is due: by its own timeout, and never after this execution itself."""
@@ -171,9 +223,20 @@ class Calls(ABC):
         return self.held.host.clock.now_ms() + round(seconds * 1000)
 
 
-def _pass(barrier: asyncio.Future[None]) -> None:
-    if not barrier.done():
-        barrier.set_result(None)
+class _Gate:
+    """Opens a barrier when the decision before it is durable."""
+
+    __slots__ = ("_barrier",)
+
+    def __init__(self, barrier: asyncio.Future[None]) -> None:
+        self._barrier = barrier
+
+    def settled(self) -> None:
+        if not self._barrier.done():
+            self._barrier.set_result(None)
+
+    def cancel(self, reason: bytes | None) -> bool:
+        return False
 
 
 def _checked(id: str) -> str:

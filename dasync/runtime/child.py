@@ -157,7 +157,7 @@ class Child:
     def settled(self) -> None:
         self.parent.forget(self)
         if self.local and (execution := self.held.running.get(self.promise.id)) is not None:
-            execution.abandon()  # settled over its head, by its deadline or from outside
+            execution.overrule()  # settled over its head, by its deadline or from outside
 
     def cancel(self, reason: bytes | None) -> bool:
         execution = self.held.running.get(self.promise.id) if self.local else None

@@ -20,7 +20,7 @@ T = TypeVar("T")
 T1 = TypeVar("T1")
 T2 = TypeVar("T2")
 T3 = TypeVar("T3")
-RACE, ANY = "dasync.race", "dasync.any"
+ALL, ANY, RACE = "dasync.all", "dasync.any", "dasync.race"
 _NOBODY = -1  # what is recorded when every promise has failed
 
 
@@ -40,9 +40,17 @@ async def all(*promises: Promise[T]) -> list[T]:
         [0, 1, 4, 9]
     """
     _check("all", promises)
+    at = branch.current()
+    first = None if at is None else caller(at).recorded(at, ALL)
     with _Arrivals(promises) as arrivals:
+        if isinstance(first, int):
+            await promises[first].settlement()
+            promises[first].result()
         for _ in promises:
-            promises[await arrivals.next()].result()
+            first = await arrivals.next()
+            if at is not None and promises[first].state is not State.RESOLVED:
+                caller(at).decision(at, ALL).record(first)  # only a failure: with none there is nothing to decide
+            promises[first].result()
     return [promise.result() for promise in promises]
 
 
@@ -64,7 +72,9 @@ async def all_settled(*promises: Promise[T]) -> list[Promise[T]]:
     _check("all_settled", promises)
     with _Arrivals(promises) as arrivals:
         for _ in promises:
-            await arrivals.next()
+            arrived = promises[await arrivals.next()]
+            if arrived.refused:
+                arrived.result()
     return list(promises)
 
 
@@ -178,7 +188,7 @@ class _Arrivals:
             self._promises[index].tracker.leave(self._promises[index], waiter)
 
     async def next(self) -> int:
-        """The next one. Raises what keeps a promise from being had at all."""
+        """The next one that is settled, or cannot be had at all."""
         while True:
             while not self._arrived:
                 self._news = asyncio.get_running_loop().create_future()
@@ -188,14 +198,12 @@ class _Arrivals:
             if waiter is not None:
                 promise.tracker.leave(promise, waiter)
                 waiter.result()
-            if promise.refused:
-                promise.result()
-            if promise.done():
+            if promise.done() or promise.refused:
                 return index
             self._wait(index, promise)  # another handle of its id was refused: this one waits on
 
     def _wait(self, index: int, promise: Promise[object]) -> None:
-        waiter = self._waiters[index] = promise.tracker.await_(promise)
+        waiter = self._waiters[index] = promise.tracker.await_(promise, among=True)
         waiter.add_done_callback(partial(self._arrive, index))
 
     def _arrive(self, index: int, waiter: asyncio.Future[None]) -> None:

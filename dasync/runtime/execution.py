@@ -12,11 +12,13 @@ from typing import NamedTuple
 
 from dasync.core import codec, failure, ids
 from dasync.core.model import State
+from dasync.core.protocol import PromiseCancel, TaskFence
 from dasync.errors import InvariantViolated, LeaseLost, Suspended
 from dasync.runtime import branch
 from dasync.runtime.branch import Branch, BranchTask
 from dasync.runtime.calls import Calls
 from dasync.runtime.child import Child, Fulfill
+from dasync.runtime.cut import CUT, Cut
 from dasync.runtime.function import Function
 from dasync.runtime.held import Held
 from dasync.runtime.policy import is_final
@@ -59,6 +61,8 @@ class Execution(Calls):
     def start(self, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         """Begin to run, with the next turn of the asyncio loop."""
         self.held.running[self.id] = self
+        if (recorded := self.held.history.get(ids.cut(self.id))) is not None:
+            self.cut = Cut(self, None, self._decision(recorded.id, CUT).known)
         here, loop = Branch(self, ids.places(self.id)), asyncio.get_running_loop()
         # A child's context is a copy of its parent's, a task's own one of the EventLoop's.
         context = self.held.host.context.copy() if self._child is None else None
@@ -88,25 +92,70 @@ class Execution(Calls):
 
     def cancel(self, reason: bytes | None) -> None:
         """End it as canceled: its code is interrupted at its next await and may clean up."""
-        if self._canceling:
+        if self.cut is not None:
             return
-        self._canceling, self._reason = True, reason
-        if self._body is not None:
-            self._body.interrupt()
-        elif self._task is not None:
-            self._task.cancel()
-        if not self._started:  # its code will never run, so it cannot settle itself
+        self.cut = Cut(self, reason)
+        if self._started:
+            self.cut.approach()
+        elif not self.is_behind():  # its code has never run and never will, so it cannot settle itself
+            self.interrupt()
             self.held.running.pop(self.id, None)
             self._settle(State.CANCELED, reason, None)
 
     def abandon(self) -> None:
         """Stop running; settle nothing."""
         self._abandoned = True
+        if self.cut is not None:
+            self.cut.drop()
         if not self._started:
             self.held.running.pop(self.id, None)
         for task in self.tasks():
             if task is not asyncio.current_task():
                 task.cancel()
+
+    def overrule(self) -> None:
+        """Its promise is settled already: stop running, and end what it made, which the store may not know of yet."""
+        self.abandon()
+        for child in list(self.children.values()):
+            if child.local or child.target is not None:
+                child.cancel(None)
+
+    # -- as its cut sees it
+
+    def is_still(self) -> bool:
+        """Whether it can only go on when a promise settles that it waits for, and nothing is on its way to it."""
+        if self._body is not None:
+            return True  # a thread looks by itself whether it is canceled, when it waits
+        tasks = self.tasks()
+        return len(tasks) == 1 and not self.on_the_way and self.held.host.handlers.waits(tasks[0], self.children) == 1
+
+    def is_stuck(self) -> bool:
+        """Whether each of its asyncio tasks waits for a promise that it has made."""
+        tasks, waits = self.tasks(), self.held.host.handlers.waits
+        # A body that awaits no promise waits for the tasks that it has made, if it has made any.
+        return all(waits(task, self.children) for task in (tasks[1:] or tasks))
+
+    def is_behind(self) -> bool:
+        """Whether there is something on record of it that it has not come to."""
+        below = ids.places(self.id)
+        return any(id.startswith(below) for id in self.held.history)
+
+    def undelivered(self) -> list[str]:
+        """Ids of its pending children."""
+        return list(self.children)
+
+    def interrupt(self) -> None:
+        """Raise CancelledError in its code, at its next await."""
+        cut = self.cut
+        if cut is None or self._abandoned:
+            return
+        self._canceling, self._reason = True, cut.reason
+        if self._started and not cut.recorded:
+            self.unwritten = cut.value()
+        if self._body is not None:
+            self._body.interrupt()
+        elif self._task is not None:
+            self._task.cancel()
 
     # -- the run
 
@@ -118,16 +167,20 @@ class Execution(Calls):
         try:
             if held.barrier is not None and not held.barrier.done():
                 await asyncio.shield(held.barrier)
-            if ids.retry(self.id, 1) in held.history or self._function.threaded:
-                value = await self._attempts(args, kwargs)
-            else:
-                failed: Exception | None = None
+            if self.cut is not None:
+                self.cut.approach()
+            direct, failed = not self._function.threaded and ids.retry(self.id, 1) not in held.history, None
+            try:
                 try:
-                    value = await self._function.fn(*args, **kwargs)  # here: a frame between would cost every waiter
+                    if direct:
+                        value = await self._function.fn(*args, **kwargs)  # a frame between would cost all who wait
                 except Exception as error:
                     failed = error
-                if failed is not None:  # not in the handler: what a second attempt raises has nothing to do with it
+                if failed is not None or not direct:  # not in the handler: the next error has another reason
                     value = await self._attempts(args, kwargs, failed)
+            finally:
+                if self.cut is not None:
+                    self.cut.let_go()
             if isinstance(value, Promise):
                 value = await self._linked(value)
             if self.children or self._tasks or self.failed:
@@ -253,17 +306,30 @@ class Execution(Calls):
 
     async def _cleaned_up(self) -> bool:
         """The body has failed: its tasks and its pending children end first. False: the task is gone meanwhile."""
+        if any(child.local or child.target is not None for child in self.children.values()):
+            self.record_cut()
         try:
             await _cancel([task for task in self._tasks or () if not task.done()])
             await _cancel_children([c for c in self.children.values() if c.local or c.target is not None])
         except asyncio.CancelledError:
-            return False
-        return self.held.signal is None
+            # A cancel may come while it ends: it ends all the same. Or somebody ends this asyncio loop's tasks.
+            return await self._interrupted()
+        return self.held.signal is None and not self._abandoned
+
+    def _forsake(self) -> None:
+        """It ends early: what an earlier run of it has made and this one has not come to ends first."""
+        below, history = ids.places(self.id), self.held.history
+        for id in sorted(id for id in history if id.startswith(below)):
+            record = history.pop(id)
+            if record.state is State.PENDING and (record.function or record.timer):
+                self.held.host.journal.ask(TaskFence(self.held.claim, PromiseCancel(id)), keep=True)
 
     def _settle(self, state: State, raw: bytes | None, value: object) -> None:
         held = self.held
         if self._abandoned or held.signal is not None or held.diverged is not None:
             return
+        if state is not State.RESOLVED and held.history:
+            self._forsake()
         if self._child is not None:
             self._child.settle(state, raw, value)
         else:

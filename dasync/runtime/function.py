@@ -114,6 +114,9 @@ class Caller(Protocol):
     def decision(self, at: Branch, kind: str) -> Decision:
         """The next decision made there."""
 
+    def recorded(self, at: Branch, kind: str) -> object:
+        """What an earlier run decided next there, where that was of this kind; else None, and no place is taken."""
+
     def cancel_child(self, promise: Promise[object]) -> None:
         """Cancel a promise, if it is a child of this execution."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import ChainMap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import cast
 from weakref import WeakValueDictionary
@@ -54,9 +54,10 @@ class Handlers:
         self.pending.setdefault(promise.id, promise)
         self._journal.write(entry)
 
-    def await_(self, promise: Promise[object]) -> asyncio.Future[None]:
+    def await_(self, promise: Promise[object], *, among: bool = False) -> asyncio.Future[None]:
         """Await: the caller is suspended on the future that this gives, until the promise returns."""
         waiter = self.awaiters.add(promise, self.check_open())
+        waiter.among = among
         if self.error is not None and waiter.held is None:
             waiter.set_exception(self.error)
         return waiter
@@ -85,6 +86,10 @@ class Handlers:
     def is_awaited(self, promise: Promise[object]) -> bool:
         """Whether anybody in this process waits for it now."""
         return promise.id in self.awaiters
+
+    def waits(self, task: asyncio.Task[object], ids: Iterable[str]) -> int:
+        """How many of those promises an asyncio task of an execution waits for."""
+        return self.awaiters.waits(task, ids)
 
     def refuse(self, promise: Promise[object], error: BaseException) -> None:
         """It cannot be had: tell who awaits it. Nothing is settled."""

@@ -66,6 +66,9 @@ class Running(Protocol):
     def abandon(self) -> None:
         """Stop running; settle nothing."""
 
+    def overrule(self) -> None:
+        """Its promise is settled already: stop running, and end what it made."""
+
     def cancel(self, reason: bytes | None) -> None:
         """End it as canceled."""
 

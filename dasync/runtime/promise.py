@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Generator
+from collections.abc import Coroutine, Generator, Iterable
 from typing import Generic, NoReturn, Protocol, TypeVar, cast
 
 from dasync.core import codec, ids
@@ -24,14 +24,17 @@ UNREAD = object()  # a value that is not decoded yet
 class Tracker(Protocol):
     """Who tracks promises and awaiters: the event loop."""
 
-    def await_(self, promise: Promise[object]) -> asyncio.Future[None]:
-        """Somebody waits: the future is done when the promise is settled."""
+    def await_(self, promise: Promise[object], *, among: bool = False) -> asyncio.Future[None]:
+        """Somebody waits, maybe `among` others: the future is done when the promise is settled."""
 
     def leave(self, promise: Promise[object], waiter: asyncio.Future[None]) -> None:
         """Somebody waits no longer."""
 
     def is_awaited(self, promise: Promise[object]) -> bool:
         """Whether anybody in this process waits for it now."""
+
+    def waits(self, task: asyncio.Task[object], ids: Iterable[str]) -> int:
+        """How many of those promises an asyncio task of an execution waits for."""
 
     def track(self, promise: Promise[object]) -> None:
         """From now on it is among the tracked promises."""

@@ -217,6 +217,9 @@ class Desk:
     def decision(self, at: Branch, kind: str) -> Decision:
         return self._body.hand_over(self._calls.decision, at, kind)
 
+    def recorded(self, at: Branch, kind: str) -> object:
+        return self._body.hand_over(self._calls.recorded, at, kind)
+
     def cancel_child(self, promise: Promise[object]) -> None:
         self._body.hand_over(self._calls.cancel_child, promise)
 
