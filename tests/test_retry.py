@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from play import World, rows, until
 from shell import dasync as command
 from shell import dasync_json as command_json
-from test_surface import HOSTS
 from zygote import Zygote, zygote_of
 
 import dasync
@@ -26,28 +25,8 @@ from dasync.core.model import State
 from dasync.errors import NonDeterminismError
 from dasync.runtime.policy import MAX_DELAY_S
 
-try:
-    import uvloop
-except ImportError:
-    uvloop = None  # type: ignore[assignment]  # a host that may be missing
-
 ATTEMPTS = 4  # as in stubborn.py
 PATIENT = 86_400  # a lease in seconds, for clocks that jump
-
-
-@pytest.fixture(params=HOSTS)
-def host(request: pytest.FixtureRequest) -> Any:
-    return None if request.param == "asyncio" else uvloop.new_event_loop
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def world(request: pytest.FixtureRequest, host: Any, tmp_path: Path) -> World:
-    return World("memory:" if request.param == "memory" else str(tmp_path / "s.db"), host)
-
-
-@pytest.fixture
-def memory() -> World:
-    return World("memory:", None)
 
 
 @pytest.fixture(scope="module")

@@ -14,31 +14,10 @@ from typing import Any
 import pytest
 from clocks import FakeClock
 from play import World, rows, settle, until, until_rows
-from test_surface import HOSTS
 
 import dasync
 from dasync.core.model import State, TaskState
 from dasync.runtime import threads
-
-try:
-    import uvloop
-except ImportError:
-    uvloop = None  # type: ignore[assignment]  # a host that may be missing
-
-
-@pytest.fixture(params=HOSTS)
-def host(request: pytest.FixtureRequest) -> Any:
-    return None if request.param == "asyncio" else uvloop.new_event_loop
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def world(request: pytest.FixtureRequest, host: Any, tmp_path: Path) -> World:
-    return World("memory:" if request.param == "memory" else str(tmp_path / "s.db"), host)
-
-
-@pytest.fixture
-def memory() -> World:
-    return World("memory:", None)
 
 
 class Gate:
