@@ -21,6 +21,7 @@ from dasync.core.protocol import (
     ProcessHeartbeat,
     ProcessJoin,
     ProcessLeave,
+    PromiseGet,
     Receive,
     Reply,
     Status,
@@ -242,6 +243,7 @@ class Worker:
         self._more = bool(functions)
         # Half of the room at most: roots that are invoked here meanwhile start at once.
         while functions and (limit := self.capacity.reserve(min(MAX_ACQUIRE, (self.capacity.room + 1) // 2))):
+            self._more = False  # before it is asked: what comes meanwhile rings again
             terms = self._terms
             targets = (terms.group, f"{terms.group}/{terms.name}")
             acquire = TaskAcquire(self.process, targets, functions, limit, terms.python)
@@ -252,8 +254,8 @@ class Worker:
             for acquired in reply.acquired:
                 self._employer.run(acquired)
             if len(reply.acquired) < limit:
-                self._more = False
                 return
+            self._more = True
 
     async def _look_around(self) -> None:
         """Others have written: who is there, what comes due, what nobody here can run."""
@@ -319,9 +321,13 @@ class Worker:
 
     async def _suspend_some(self) -> None:
         """Leave the longest waiting to the store: whoever has room replays them when they can go on."""
-        waiting = [held for held in self.capacity.too_many() if self._employer.awaited_by(held)]
+        awaited_by = self._employer.awaited_by
+        waiting = {held: awaited_by(held) for held in self.capacity.too_many(awaited_by)}
         if waiting:
-            await self._hand_back(waiting)
+            # One that is replayed asks anew for what it awaits; once this is answered, it knows what has settled.
+            await self._journal.ask(PromiseGet(next(iter(waiting)).id))
+            still = [held for held, awaited in waiting.items() if held.signal is None and awaited_by(held) == awaited]
+            await self._hand_back(still)
 
     async def _hand_back(self, tasks: list[Held]) -> None:
         """Suspend what only waits, release the rest; another worker takes it from there."""

@@ -11,6 +11,8 @@ from itertools import islice
 
 from dasync.runtime.held import Held
 
+MAX_BUSY = 100  # tasks that are found to do more than wait, in one look for those that may go
+
 
 class Capacity:
     """How many tasks run here, of how many that may."""
@@ -62,9 +64,19 @@ class Capacity:
             self._waiting[held.id] = None
             self._freed()
 
-    def too_many(self) -> list[Held]:
-        """Those that only wait, beyond the number that may stay here: the longest waiting."""
-        return [self.held[id] for id in islice(self._waiting, max(0, len(self._waiting) - self._max_resident))]
+    def too_many(self, only_waits: Callable[[Held], object]) -> list[Held]:
+        """Those beyond the number that may stay here, of which `only_waits` holds: the longest waiting."""
+        going: list[Held] = []
+        excess = max(0, len(self._waiting) - self._max_resident)
+        for id in list(islice(self._waiting, excess + MAX_BUSY)):
+            held = self.held[id]
+            if len(going) == excess:
+                break
+            if only_waits(held):
+                going.append(held)
+            else:  # it does something besides: its turn comes after those that do not
+                self._waiting[id] = self._waiting.pop(id)
+        return going
 
     @property
     def crowded(self) -> bool:
