@@ -22,6 +22,7 @@ from dasync.core.protocol import (
     ProcessHeartbeat,
     ProcessJoin,
     ProcessLeave,
+    PromiseGet,
     Receive,
     Reply,
     Status,
@@ -254,6 +255,7 @@ class Worker:
         self._more = bool(functions)
         # Half of the room at most: roots that are invoked here meanwhile start at once.
         while functions and (limit := self.capacity.reserve(min(MAX_ACQUIRE, (self.capacity.room + 1) // 2))):
+            self._more = False  # before it is asked: what comes meanwhile rings again
             terms = self._terms
             targets = (terms.group, f"{terms.group}/{terms.name}")
             acquire = TaskAcquire(self.process, targets, functions, limit, terms.python)
@@ -264,8 +266,8 @@ class Worker:
             for acquired in reply.acquired:
                 self._employer.run(acquired)
             if len(reply.acquired) < limit:
-                self._more = False
                 return
+            self._more = True
 
     async def _look_around(self) -> None:
         """Others have written: who is there, what comes due, what nobody here can run."""
@@ -331,9 +333,15 @@ class Worker:
 
     async def _suspend_some(self) -> None:
         """Leave the longest waiting to the store: whoever has room replays them when they can go on."""
-        waiting = list(self._employer.awaited_by(self.capacity.too_many()))
+        candidates = self.capacity.too_many()
+        waiting = self._employer.awaited_by(candidates)
+        self.capacity.busy(held for held in candidates if held not in waiting)
         if waiting:
-            await self._hand_back(waiting)
+            # One that is replayed asks anew for what it awaits; once this is answered, it knows what has settled.
+            await self._journal.ask(PromiseGet(next(iter(waiting)).id))
+            now = self._employer.awaited_by(waiting)
+            still = [held for held, awaited in waiting.items() if held.signal is None and now.get(held) == awaited]
+            await self._hand_back(still)
 
     async def _hand_back(self, tasks: list[Held]) -> None:
         """Suspend what only waits, release the rest; another worker takes it from there."""

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from clocks import FakeClock
 from play import World, rows, settle, until, until_rows
+from test_processes import Site
+from zygote import Zygote, zygote_of
 
 import dasync
 from dasync.core.model import State, TaskState
@@ -642,3 +645,53 @@ def test_a_drain_interrupts_a_wait_at_once(host: Any, tmp_path: Path) -> None:
 
     world.play(main)
     world.play(again)
+
+
+# -- in processes that die ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Zygote]:
+    yield from zygote_of("programs", "stubborn")
+
+
+@pytest.mark.parametrize("die_at", ["leaf a", "leaf b", "leaf c", "before the end"])
+def test_a_body_in_a_thread_survives_kill_9(zygote: Zygote, tmp_path: Path, die_at: str) -> None:
+    """The next process replays it: what was recorded is not run again, what it decided stays decided."""
+    path, ledger = str(tmp_path / "s.db"), str(tmp_path / "ledger")
+    assert zygote.spawn("stubborn:run", path, ledger, "blocks", die_at).wait() == -9
+    first, decided, second = zygote.spawn("stubborn:run", path, ledger, "blocks").result()  # type: ignore[misc]
+    assert (first, second) == ("A", ["B", "C"])
+    lines = (tmp_path / "ledger").read_text().splitlines()
+    assert {line for line in lines if line.startswith("decided")} == {f"decided {decided}"}
+    leaves = [line for line in lines if line.startswith("leaf")]
+    assert set(leaves) == {"leaf a", "leaf b", "leaf c"}
+    assert leaves.count("leaf a") == (2 if die_at == "leaf a" else 1)
+    assert len(leaves) <= (3 if die_at == "before the end" else 5)
+
+
+def test_a_zombie_thread_ends_at_its_next_operation(zygote: Zygote, tmp_path: Path) -> None:
+    """A process that was stopped for longer than its lease has lost the task: the thread that computed on ends where
+    it invokes, settles nothing, and the heir's outcome counts."""
+    site = Site(zygote, tmp_path)
+    zombie = site.hire(lease=0.6)
+
+    async def main(loop: dasync.EventLoop) -> None:
+        promise = dasync.remote("blocks_at", on="far").options(id="b")("x")
+        assert await site.begun("x") == zombie.pid
+        site.stop(zombie)
+        heir = await asyncio.to_thread(site.hire, lease=10)
+        assert await site.begun("x", other_than=zombie.pid) == heir.pid
+        zombie.kill(signal.SIGCONT)
+        await until(lambda: "has lost its lease" in site.log())
+        site.go()
+        assert await promise == f"x by {heir.pid}"
+        await until(lambda: site.lines(f"ended x {zombie.pid}"))
+        assert site.lines("ended") == [f"ended x {zombie.pid} LeaseLost"]
+        assert (await rows(loop)).tasks["b"].version == 2
+
+    try:
+        site.play(main)
+    finally:
+        for worker in site.workers.values():
+            worker.kill()

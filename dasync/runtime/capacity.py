@@ -6,7 +6,7 @@ their remote children would keep those children from being acquired. It acquires
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import islice
 
 from dasync.runtime.held import Held
@@ -72,6 +72,12 @@ class Capacity:
         excess = len(self._waiting) - self._max_resident
         spare = self._max_resident // SPARE_SHARE if excess > 0 else 0
         return [self.held[id] for id in islice(self._waiting, max(0, excess + spare))]
+
+    def busy(self, tasks: Iterable[Held]) -> None:
+        """These do something besides waiting: their turn to go comes after those that do not."""
+        for held in tasks:
+            if held.id in self._waiting:
+                self._waiting[held.id] = self._waiting.pop(held.id)
 
     @property
     def crowded(self) -> bool:
