@@ -245,15 +245,19 @@ class Worker:
             terms = self._terms
             targets = (terms.group, f"{terms.group}/{terms.name}")
             acquire = TaskAcquire(self.process, targets, functions, limit, terms.python)
+            asked, self._more = self._journal.ask(acquire, keep=True), False  # who rings from now on is heard
             try:
-                reply = await self._journal.ask(acquire, keep=True)
+                reply = await asked
+            except StoreUnavailable:
+                self._more = True
+                raise
             finally:
                 self.capacity.unreserve(limit)
             for acquired in reply.acquired:
                 self._employer.run(acquired)
             if len(reply.acquired) < limit:
-                self._more = False
                 return
+            self._more = True
 
     async def _look_around(self) -> None:
         """Others have written: who is there, what comes due, what nobody here can run."""
