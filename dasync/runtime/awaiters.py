@@ -115,6 +115,10 @@ class Awaiters:
         if waiter.elsewhere:
             waiter.held.unblock()
 
+    def beside(self, id: str, holder: object) -> bool:
+        """Whether anybody waits for a promise who does not belong to that task."""
+        return any(waiter.held is not holder for waiter in self._of.get(id, ()))
+
     def waits(self, task: asyncio.Task[object], ids: Iterable[str]) -> int:
         """How many of those promises an asyncio task of an execution waits for; two, where it waits among others."""
         found = [waiter for id in ids for waiter in self._of.get(id, ()) if waiter.task is task]
@@ -127,7 +131,7 @@ class Awaiters:
     def awaited_by(self, held: Holder) -> list[str]:
         """What a task waits for that is settled elsewhere; nothing, if any of its asyncio tasks does something else."""
         waits = self._by_holder.get(held, {})
-        waiting_tasks = {waiter.task for waiter in waits}
+        waiting_tasks = {waiter.task for waiter in waits if not waiter.done()}
         for execution in held.running.values():
             running = execution.tasks()
             body, others = running[0] if running else None, running[1:]
