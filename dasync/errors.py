@@ -91,7 +91,7 @@ class PayloadTooLarge(DasyncError, ValueError):
 
 
 class NoEventLoop(DasyncError, RuntimeError):
-    """A function was invoked where no EventLoop is open."""
+    """A function was invoked where no EventLoop is open, or where it is not clear on which one."""
 
 
 class StoreError(DasyncError):

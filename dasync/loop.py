@@ -16,7 +16,7 @@ import anyio
 
 from dasync.core import ids
 from dasync.core.model import PromiseRecord, State
-from dasync.errors import StoreUnavailable
+from dasync.errors import NoEventLoop, StoreUnavailable
 from dasync.ports import Clock, Entropy, Found, Search, Store, Transport
 from dasync.runtime import branch, registry
 from dasync.runtime import function as invocations
@@ -202,8 +202,20 @@ class EventLoop:
         return self._handlers.awaiters.view
 
     def invoke(self, f: Function[..., R], *args: object, **kwargs: object) -> Promise[R]:
-        """Invoke `f` here: what calling it does, for a program with several EventLoops."""
+        """Invoke `f` here: what calling it does, for a program with several EventLoops.
+
+        Inside an execution of another EventLoop it takes a function with an `id` and makes a root; without one, or in
+        a thread, it raises `NoEventLoop`: a replay there could not tell that it has been invoked here.
+        """
         at = invocations.here()
+        if at is not None and not self._runner.owns(at):
+            if f.configured.id is None or branch.thread.get() is not None:
+                raise NoEventLoop(
+                    f"{f.name!r} was invoked on {self!r} inside {at.owner.id!r}, an execution of another EventLoop:"
+                    " give it an id, as loop.invoke(f.options(id=...), ...), in an `async def` function, so that a"
+                    " replay finds it again"
+                )
+            at = None
         if at is not None:
             return invocations.caller(at).invoke(at, f, args, kwargs)
         return self._roots.invoke_function(f, args, kwargs)

@@ -259,8 +259,12 @@ class Worker:
             terms = self._terms
             targets = (terms.group, f"{terms.group}/{terms.name}")
             acquire = TaskAcquire(self.process, targets, functions, limit, terms.python)
+            asked, self._more = self._journal.ask(acquire, keep=True), False  # who rings from now on is heard
             try:
-                reply = await self._journal.ask(acquire, keep=True)
+                reply = await asked
+            except StoreUnavailable:
+                self._more = True
+                raise
             finally:
                 self.capacity.unreserve(limit)
             for acquired in reply.acquired:

@@ -105,6 +105,10 @@ class Awaiters:
             _unblock(waiter)
         return waiting
 
+    def beside(self, id: str, holder: object) -> bool:
+        """Whether anybody waits for a promise who does not belong to that task."""
+        return any(waiter.held is not holder for waiter in self._of.get(id, ()))
+
     def waits(self, task: asyncio.Task[object], ids: Iterable[str]) -> int:
         """How many of those promises an asyncio task of an execution waits for; two, where it waits among others."""
         found = [waiter for id in ids for waiter in self._of.get(id, ()) if waiter.task is task]
@@ -124,7 +128,8 @@ class Awaiters:
         return {
             held: sorted({id for id, waiter in mine if waiter.elsewhere})
             for held, mine in waits.items()
-            if any(waiter.elsewhere for _, waiter in mine) and _only_waits(held, {waiter.task for _, waiter in mine})
+            if any(waiter.elsewhere for _, waiter in mine)
+            and _only_waits(held, {waiter.task for _, waiter in mine if not waiter.done()})
         }
 
     def __contains__(self, id: str) -> bool:

@@ -168,6 +168,7 @@ class Calls(ABC):
         record = child.recall()
         self.children[child.promise.id] = child
         child.promise.watchers = (child,)
+        self.held.host.handlers.track(child.promise)
         self.progress += 1
         run = None if function is None else (function, args, kwargs or {})
         if self.cut is not None and self.cut.holds(child.promise.id):
@@ -177,7 +178,6 @@ class Calls(ABC):
 
     def _go_on(self, child: Child, record: PromiseRecord | None, run: Run | None) -> None:
         host, promise = self.held.host, child.promise
-        host.handlers.track(promise)
         if record is not None:
             promise.mark_stored()
             child.timeout_at = record.timeout_at

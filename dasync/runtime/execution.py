@@ -105,6 +105,8 @@ class Execution(Calls):
     def abandon(self) -> None:
         """Stop running; settle nothing."""
         self._abandoned = True
+        if not (self.held.promise if self._child is None else self._child.promise).done():
+            self._hand_on()
         if self.cut is not None:
             self.cut.drop()
         if not self._started:
@@ -119,6 +121,14 @@ class Execution(Calls):
         for child in list(self.children.values()):
             if child.local or child.target is not None:
                 child.cancel(None)
+
+    def _hand_on(self) -> None:
+        """Its task goes on elsewhere: so does its cancel, and this process hears of its children as others do."""
+        if self.cut is not None and not (self.cut.came or self.cut.recorded):
+            self.unwritten = self.cut.value()
+        self.record_cut()
+        for child in self.children.values():
+            self.held.host.handlers.hand_on(child.promise, self.held)
 
     # -- as its cut sees it
 

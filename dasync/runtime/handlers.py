@@ -57,6 +57,9 @@ class Handlers:
     def await_(self, promise: Promise[object], *, among: bool = False) -> asyncio.Future[None]:
         """Await: the caller is suspended on the future that this gives, until the promise returns."""
         waiter = self.awaiters.add(promise, self.check_open())
+        if promise.id not in self.pending and not promise.done():  # its execution has gone elsewhere
+            self.track(promise)
+            self.listen(promise)
         waiter.among = among
         if self.error is not None and waiter.held is None:
             waiter.set_exception(self.error)
@@ -111,6 +114,20 @@ class Handlers:
         if before is not None and before is not promise:
             self._twins.setdefault(promise.id, []).append(before)
         self.pending[promise.id] = promise
+
+    def hand_on(self, promise: Promise[object], holder: object) -> None:
+        """The task that it belongs to goes on elsewhere: it is tracked for others who wait for it, or not at all."""
+        promise.watchers = ()
+        if self.pending.get(promise.id) is not promise:
+            return
+        if self.awaiters.beside(promise.id, holder):
+            self.listen(promise)
+        elif twins := self._twins.pop(promise.id, []):
+            self.pending[promise.id] = twins.pop(0)
+            if twins:
+                self._twins[promise.id] = twins
+        else:
+            del self.pending[promise.id]
 
     def handle(self, id: str, annotation: object) -> Promise[object]:
         """A handle to the promise of that id; it may be the second one of this process."""

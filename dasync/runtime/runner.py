@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from contextvars import copy_context
-from typing import Protocol
+from typing import Protocol, cast
 
 from dasync.core.model import PromiseRecord
 from dasync.core.protocol import Acquired, Claim, TaskHalt, TaskRelease
 from dasync.errors import DecodeError, FunctionNotFound
 from dasync.ports import Clock, Ring
 from dasync.runtime import branch
+from dasync.runtime.branch import Branch
 from dasync.runtime.capacity import Capacity
 from dasync.runtime.execution import Execution, Invocation
 from dasync.runtime.function import Function
@@ -164,6 +165,10 @@ class Runner:
         self.worker.capacity.unreserve()
 
     # -- for executions
+
+    def owns(self, at: Branch) -> bool:
+        """Whether an execution's invocations from there belong to this EventLoop."""
+        return cast(Execution, at.owner).held.host is self
 
     def say_once(self, text: str) -> None:
         """Warn of something, once in the life of this process."""
