@@ -116,10 +116,9 @@ class Handlers:
         self.pending[promise.id] = promise
 
     def hand_on(self, promise: Promise[object], holder: object) -> None:
-        """The task that it belongs to goes on elsewhere: it is tracked for others who wait for it, or not at all."""
-        promise.watchers = ()
-        if self.pending.get(promise.id) is not promise:
-            return
+        """What it belongs to (`holder`) is no more here: it is tracked for others who wait, or not at all."""
+        if promise.watchers or self.pending.get(promise.id) is not promise:
+            return  # a task of its own that runs here
         if self.awaiters.beside(promise.id, holder):
             self.listen(promise)
         elif twins := self._twins.pop(promise.id, []):
