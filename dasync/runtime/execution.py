@@ -101,7 +101,7 @@ class Execution(Calls):
     def abandon(self) -> None:
         """Stop running; settle nothing."""
         self._abandoned = True
-        if not (self.held.promise if self._child is None else self._child.promise).done():
+        if self.held.signal is not None:
             self._hand_on()
         if self.cut is not None:
             self.cut.drop()
@@ -119,12 +119,13 @@ class Execution(Calls):
                 child.cancel(None)
 
     def _hand_on(self) -> None:
-        """Its task goes on elsewhere: so does its cancel, and this process hears of its children as others do."""
-        if self.cut is not None and not (self.cut.came or self.cut.recorded):
-            self.unwritten = self.cut.value()
-        self.record_cut()
+        """Its task is no more here: its cancel goes on elsewhere, and its children are as anybody's from now on."""
+        if not self.held.promise.done():
+            if self.cut is not None and not (self.cut.came or self.cut.recorded):
+                self.unwritten = self.cut.value()
+            self.record_cut()
         for child in self.children.values():
-            self.held.host.handlers.hand_on(child.promise, child, self.held)
+            child.part(self.held)
 
     # -- as its cut sees it
 
@@ -299,6 +300,8 @@ class Execution(Calls):
             return
         if state is not State.RESOLVED and held.history:
             self._forsake()
+        for child in self.children.values():  # timers, and what somebody outside settles
+            child.part(self)
         if self._child is not None:
             self._child.settle(state, raw, value)
         else:
