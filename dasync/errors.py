@@ -49,7 +49,9 @@ class FunctionNotFound(DasyncError, LookupError):
 class RemoteError(DasyncError):
     """An error of a class that this process does not know, by its description.
 
-    `type` is the qualified name of the class, `message` its text, `traceback` the remote traceback.
+    `type` is the qualified name of the class, `message` its text, `traceback` the remote traceback. A class keeps its
+    type where it is a builtin, decorated with `@dasync.error`, or in a module of a durable function, and that module
+    is imported here. Signals (KeyboardInterrupt, CancelledError) never do.
     """
 
     def __init__(self, type: str, message: str, traceback: str = "") -> None:
@@ -70,11 +72,18 @@ class Terminal(DasyncError):
 
 
 class UnserializableValue(DasyncError, TypeError):
-    """A value cannot be stored. The text names the path to it, as in `args[0].items[3].lock`."""
+    """A value cannot be stored. The text names the path to it, as in `args[0].items[3].lock`, and what to do.
+
+    Raised at the call, before anything is written; a result that cannot be stored rejects its promise.
+    """
 
 
 class DecodeError(DasyncError, ValueError):
-    """Stored bytes are not a value that dasync wrote, or do not fit the declared type."""
+    """Stored bytes are not a value that dasync wrote, or do not fit the declared type.
+
+    Raised where the value is wanted: by `await` for a result, at the start for arguments (that task is halted). What
+    is stored stays as it is: code that declares the former type reads it again.
+    """
 
 
 class PayloadTooLarge(DasyncError, ValueError):

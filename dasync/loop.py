@@ -108,6 +108,7 @@ class EventLoop:
     ) -> None:
         if lease <= 0 or poll <= 0 or min(concurrency, max_resident, max_payload) < 1:
             raise ValueError("lease, poll, concurrency, max_resident and max_payload are positive")
+        invocations.check_retry(retry)
         clock, entropy = clock or SystemClock(), entropy or SystemEntropy()
         self.group = group
         """What this process works for."""

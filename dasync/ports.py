@@ -11,7 +11,7 @@ from enum import IntFlag
 from typing import NamedTuple, Protocol
 
 from dasync.core.invariants import Snapshot
-from dasync.core.model import ProcessRecord, PromiseRecord, State, TaskRecord
+from dasync.core.model import ProcessRecord, PromiseRecord, State, TaskRecord, TaskState
 from dasync.core.protocol import Command, Reply
 
 
@@ -67,9 +67,28 @@ class Search(NamedTuple):
     tags: Mapping[str, str] | None = None
     roots: bool = False
     """Only such as no execution created."""
+    task_state: TaskState | None = None
+    """Only such as have a task, and that in this state."""
     limit: int = 100
     cursor: str = ""
     """Only ids after this one."""
+
+
+class Backlog(NamedTuple):
+    """Tasks that are not fulfilled and agree in all of this, as one row."""
+
+    state: TaskState
+    target: str
+    function: str
+    version: int
+    process: str | None
+    begun: bool
+    """Whether they have been acquired before."""
+    tasks: int
+    oldest_at: int
+    """When the oldest was made (ms)."""
+    oldest: str
+    """Its id."""
 
 
 class Store(Protocol):
@@ -113,6 +132,9 @@ class Store(Protocol):
 
     async def processes(self) -> list[ProcessRecord]:
         """The processes that the store counts as live, by id."""
+
+    async def backlog(self) -> list[Backlog]:
+        """The tasks that are not fulfilled, counted: few rows, however many tasks. Reads every task once."""
 
     async def snapshot(self) -> Snapshot:
         """All rows."""

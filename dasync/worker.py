@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,6 +22,7 @@ from dasync.core.protocol import (
     ProcessHeartbeat,
     ProcessJoin,
     ProcessLeave,
+    PromiseGet,
     Receive,
     Reply,
     Status,
@@ -38,6 +40,7 @@ from dasync.runtime.journal import Acknowledgement, Journal
 
 BEATS_PER_LEASE = 3  # a heartbeat may fail twice before the lease is gone
 DRAIN_LOOK_S = 0.01  # how often a drain looks for what only waits by now
+BLOCKED_S = 1.0  # how long the asyncio loop may stand still before that is said: a lease is lost in ten
 CLEAN_UP_S = 5.0  # how long code that is being suspended may clean up
 _log = logging.getLogger("dasync.worker")
 
@@ -70,8 +73,8 @@ class Employer(Protocol):
     def news(self, record: PromiseRecord) -> None:
         """A promise is settled that this process may wait for."""
 
-    def awaited_by(self, held: Held) -> list[str]:
-        """What a task waits for that is settled elsewhere; nothing, if it has anything else to do."""
+    def awaited_by(self, tasks: Iterable[Held]) -> dict[Held, list[str]]:
+        """Those among `tasks` that do nothing but wait for what is settled elsewhere, and what each waits for."""
 
     def broken(self, error: BaseException) -> None:
         """Nothing more can be done: the store is damaged, or we are."""
@@ -151,7 +154,7 @@ class Worker:
         self.capacity.shut()
         ends = self._clock.monotonic() + timeout_s
         while self.capacity.held and self._clock.monotonic() < ends:
-            await self._hand_back([held for held in self.capacity.held.values() if self._employer.awaited_by(held)])
+            await self._hand_back(list(self._employer.awaited_by(self.capacity.held.values())))
             if self.capacity.held:
                 await self._clock.sleep(min(DRAIN_LOOK_S, timeout_s))
         await self._hand_back(list(self.capacity.held.values()))
@@ -191,8 +194,18 @@ class Worker:
                     await self._tick()
 
     async def _poll(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
+            turned_at, asleep_at = loop.time(), self._clock.monotonic()
             await self._clock.sleep(self._terms.poll_s)
+            # By both clocks: one that was handed in may stand still or jump.
+            late_s = min(loop.time() - turned_at, self._clock.monotonic() - asleep_at) - self._terms.poll_s
+            if late_s > BLOCKED_S:
+                _log.warning(
+                    "the asyncio loop stood still for %.1f s: something blocks it, as time.sleep or a long computation"
+                    " in an `async def` does; write that with plain `def`, and dasync runs it in a thread",
+                    late_s,
+                )
             self._polled = True
             self._rung.set()
 
@@ -242,6 +255,7 @@ class Worker:
         self._more = bool(functions)
         # Half of the room at most: roots that are invoked here meanwhile start at once.
         while functions and (limit := self.capacity.reserve(min(MAX_ACQUIRE, (self.capacity.room + 1) // 2))):
+            self._more = False  # before it is asked: what comes meanwhile rings again
             terms = self._terms
             targets = (terms.group, f"{terms.group}/{terms.name}")
             acquire = TaskAcquire(self.process, targets, functions, limit, terms.python)
@@ -287,7 +301,7 @@ class Worker:
 
     async def _bury(self, processes: list[ProcessRecord]) -> None:
         for dead in self._transport.dead([process for process in processes if process.id != self.process]):
-            _log.warning("process %s is dead; its tasks are taken over", dead)
+            _log.info("process %s is dead; its tasks are taken over", dead)
             await self._journal.ask(ProcessLeave(dead))
             self._transport.bury(dead)
             self._others = [process for process in self._others if process.id != dead]
@@ -323,17 +337,24 @@ class Worker:
 
     async def _suspend_some(self) -> None:
         """Leave the longest waiting to the store: whoever has room replays them when they can go on."""
-        waiting = [held for held in self.capacity.too_many() if self._employer.awaited_by(held)]
+        candidates = self.capacity.too_many()
+        waiting = self._employer.awaited_by(candidates)
+        self.capacity.busy(held for held in candidates if held not in waiting)
         if waiting:
-            await self._hand_back(waiting)
+            # One that is replayed asks anew for what it awaits; once this is answered, it knows what has settled.
+            await self._journal.ask(PromiseGet(next(iter(waiting)).id))
+            now = self._employer.awaited_by(waiting)
+            still = [held for held, awaited in waiting.items() if held.signal is None and now.get(held) == awaited]
+            await self._hand_back(still)
 
     async def _hand_back(self, tasks: list[Held]) -> None:
         """Suspend what only waits, release the rest; another worker takes it from there."""
         ending: list[asyncio.Task[object]] = []
         suspending: list[tuple[Held, asyncio.Future[Reply]]] = []
         releasing: list[Held] = []
+        waits = self._employer.awaited_by(tasks)
         for held in tasks:
-            awaited = tuple(self._employer.awaited_by(held))
+            awaited = tuple(waits.get(held, ()))
             ending += [task for execution in held.running.values() for task in execution.tasks()]
             held.drop(Suspended(f"{held.id} is handed back"))
             if awaited:

@@ -256,7 +256,10 @@ ABLATIONS = {
         "authority_acquired_by_the_asker",
     ),
     "children handed over": Ablation(
-        "tuple(view.children(task.id)) if task.version else ()", "()", tests.test_an_acquire_hands_over_the_children
+        "view.children(task.id) if task.version else ()", "()", tests.test_an_acquire_hands_over_the_children
+    ),
+    "children handed over as anyone sees them": Ablation(
+        "as_of(child, now) for child in", "child for child in", tests.test_an_acquire_shows_the_verdict_of_deadlines
     ),
     # suspend and resume
     "dead awaiters stay": Ablation(

@@ -6,6 +6,7 @@ import asyncio
 import os
 import pty
 import re
+import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -23,9 +24,11 @@ from dasync.runtime.decisions import promise as external
 from dasync.stores.sqlite import SqliteStore
 from dasync.system import SystemClock
 
-COMMANDS = ("show", "tree", "list", "resolve", "resume", "worker", "demo")
+COMMANDS = (
+    "invoke", "wait", "show", "tree", "list", "resolve", "reject", "cancel", "resume", "worker", "doctor", "demo",
+)  # fmt: skip
 HELP_S = 0.25
-HEAVY = ("asyncio", "anyio", "aiosqlite", "sqlite3", "cattrs", "msgpack", "rich", "dasync.loop")
+HEAVY = ("asyncio", "anyio", "aiosqlite", "sqlite3", "cattrs", "msgpack", "rich", "shtab", "watchfiles", "dasync.loop")
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +89,20 @@ def test_each_command_explains_its_json(command: str, capsys: pytest.CaptureFixt
     ("arguments", "what"),
     [
         ((), "COMMAND"),
-        (("frobnicate",), "frobnicate"),
+        (("frobnicate",), "there is no command 'frobnicate'; see `dasync --help`"),
+        (("lst",), "did you mean 'list'?"),
+        (("completion", "basic"), "basic"),
+        (("doctor", "a.py", "b.py"), "b.py"),
+        (("list", "--task-state", "lost"), "lost"),
+        (("invoke", "f", "{"), "ARGS is not JSON"),
+        (("invoke", "f", "[" * 100_000), "nested too deeply"),
+        (("invoke", "f", "--tag", "x"), "KEY=VALUE"),
+        (("invoke", "f", "--version", "one"), "whole number"),
+        (("invoke", "f", "--timeout", "nan"), "number of seconds"),
+        (("wait", "x", "--timeout", "-1"), "--timeout"),
+        (("reject", "x", "no", "--type", "Foo"), "not a builtin error"),
+        (("reject", "x", "no", "--type", "KeyboardInterrupt"), "not a builtin error"),
+        (("reject", "x", "no", "--type", "UnicodeDecodeError"), "more than a message"),
         (("show",), "ID"),
         (("list", "--limit", "0"), "whole number"),
         (("list", "--state", "done"), "done"),
@@ -103,7 +119,13 @@ def test_wrong_usage_is_one_line_and_status_2(
     assert what in error
 
 
-@pytest.mark.parametrize("command", [("show", "x"), ("tree", "x"), ("list",), ("resolve", "x", "1"), ("resume", "x")])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("show", "x"), ("tree", "x"), ("list",), ("resolve", "x", "1"), ("resume", "x"), ("invoke", "f"),
+        ("invoke", "f", "--wait"), ("wait", "x"), ("reject", "x", "no"), ("cancel", "x"),
+    ],
+)  # fmt: skip
 def test_a_store_that_is_not_there_is_not_made(
     command: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -231,7 +253,36 @@ def test_list_goes_through_a_store_part_by_part(filled: str) -> None:
     assert chosen[0].split() == ["ID", "STATE", "FUNCTION", "TASK", "CREATED"]
     assert [line.split()[0] for line in chosen[1:]] == ["bill-2:0"]
     assert dasync("list", "--function", "nobody", "--store", filled) == "no promises\n"
-    assert "more with --cursor approval:0\n" in dasync("list", "--limit", "2", "--store", filled)
+    suspended = dasync_json("list", "--task-state", "suspended", "--store", filled)["promises"]
+    assert isinstance(suspended, list)
+    assert [one["id"] for one in suspended] == ["approval"]
+
+
+def test_list_tells_the_command_that_shows_the_next_part(filled: str) -> None:
+    """It is on stderr, can be run as it stands, and is not there after the last part."""
+    command, found = ["dasync", "list", "--limit", "2", "--function", "price", "--store", filled], list[str]()
+    for _ in range(6):
+        done = subprocess.run(
+            [sys.executable, "-m", *command], capture_output=True, text=True, timeout=TIMEOUT_S, env=environment()
+        )
+        found += [line.split()[0] for line in done.stdout.splitlines()[1:]]
+        if not done.stderr:
+            break
+        more = re.fullmatch(r"more: (dasync list .*)\n", done.stderr)
+        assert more is not None
+        command = shlex.split(more[1])
+    assert found == sorted([*(f"bill-1:{place}" for place in range(11)), "bill-2:0"])
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion_knows_the_commands(shell: str) -> None:
+    """Each shell's script names the commands and their options; bash takes its own."""
+    script = dasync("completion", shell)
+    assert all(command in script for command in (*COMMANDS, "--task-state"))
+    if shell == "bash":
+        ask = "COMP_WORDS=(dasync can); COMP_CWORD=1; _shtab_dasync 2>/dev/null; echo ${COMPREPLY[@]}"
+        done = subprocess.run(["bash", "-c", f"{script}\n{ask}"], capture_output=True, text=True, timeout=TIMEOUT_S)
+        assert done.stdout == "cancel\n"
 
 
 @pytest.mark.parametrize("command", ["show", "tree"])

@@ -14,12 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+import anyio
 import pytest
 from shell import SHOP, TIMEOUT_S, environment, python
 from shell import dasync as command
 from shell import dasync_json as command_json
 
 import dasync
+from dasync.cli import reload
 
 
 @pytest.fixture(scope="module")
@@ -38,26 +40,25 @@ def store(shop: Path, tmp_path: Path) -> str:
     return path
 
 
-
 @contextmanager
 def _worker(
     *arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None
-) -> Iterator[subprocess.Popen[str]]:
+) -> Iterator[subprocess.Popen[bytes]]:
     """A worker in a process of its own; it is not there any more afterwards."""
     command = [sys.executable, "-m", "dasync", "worker", *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, env=env or environment(), cwd=cwd, **pipes) as process:
+    with subprocess.Popen(command, bufsize=0, env=env or environment(), cwd=cwd, **pipes) as process:
         try:
             yield process
         finally:
             process.kill()
 
 
-def _line(stream: IO[str] | None) -> str:
-    """The next line that a worker prints."""
+def _line(stream: IO[bytes] | None) -> str:
+    """The next line that a worker prints. Its pipe is not buffered: what a buffer holds, select does not see."""
     assert stream is not None
     assert select.select([stream], [], [], TIMEOUT_S)[0], "nothing was said in time"
-    return stream.readline()
+    return stream.readline().decode()
 
 
 async def _until(path: Path) -> None:
@@ -109,10 +110,10 @@ async def test_a_second_signal_ends_a_worker_at_once(shop: Path, tmp_path: Path)
 
 
 def test_a_worker_takes_a_module_of_the_working_directory(shop: Path, store: str) -> None:
-    """APP as a module's name; DASYNC_STORE and DASYNC_GROUP as defaults; what was resolved meanwhile is finished."""
+    """APP as a module's name, the environment's defaults; what was resolved meanwhile is finished."""
     command("resolve", "approval:0", "true", "--store", store)
-    env = environment() | {"DASYNC_STORE": store, "DASYNC_GROUP": "default"}
-    with _worker("shop", cwd=shop.parent, env=env) as worker:
+    env = environment() | {"DASYNC_STORE": store, "DASYNC_GROUP": "default", "DASYNC_APP": "shop"}
+    with _worker(cwd=shop.parent, env=env) as worker:
         assert "group default" in _line(worker.stdout)
         while (said := command_json("show", "approval", "--store", store))["state"] == "pending":
             assert worker.poll() is None
@@ -121,7 +122,131 @@ def test_a_worker_takes_a_module_of_the_working_directory(shop: Path, store: str
         assert worker.wait(TIMEOUT_S) == 0
 
 
+# -- reload ------------------------------------------------------------------------------------------------
+
+ONE = "import dasync\n@dasync.function\nasync def one() -> int:\n    return 1\n"
+TWO = "@dasync.function\nasync def two() -> int:\n    return 2\n"
+
+
+def _functions(worker: subprocess.Popen[bytes]) -> list[str]:
+    """What the worker that is ready next runs."""
+    ready = json.loads(_line(worker.stdout))
+    assert ready["ready"] is True
+    return list(ready["functions"])
+
+
+def test_a_worker_is_started_again_when_a_source_changes(tmp_path: Path) -> None:
+    """With what the program defines now; one that does not import is told in a line, and the next change is awaited."""
+    app = tmp_path / "app.py"
+    app.write_text(ONE)
+    store = str(tmp_path / "w.db")
+    with _worker(str(app), "--reload", "--json", "--store", store, "--group", "packers") as worker:
+        assert _functions(worker) == ["one"]
+        app.write_text(ONE + TWO)
+        assert _line(worker.stderr) == "dasync: app.py changed: the worker stops, and starts again\n"
+        assert "finishes what it runs" in _line(worker.stderr)
+        assert _functions(worker) == ["one", "two"]
+        app.write_text("oops(")
+        assert "app.py changed" in _line(worker.stderr)
+        assert "finishes what it runs" in _line(worker.stderr)
+        assert "SyntaxError" in _line(worker.stderr)
+        assert "status 1; the next change starts it again" in _line(worker.stderr)
+        (tmp_path / "helper.py").write_text(TWO)
+        assert "SyntaxError" in _line(worker.stderr)  # of a file beside it: that one may be what it lacked
+        assert "the next change" in _line(worker.stderr)
+        app.write_text(ONE)
+        assert _functions(worker) == ["one"]
+        assert command("invoke", "one", "--on", "packers", "--wait", "--store", store) == "1\n"
+        worker.terminate()
+        assert "finishes what it runs" in _line(worker.stderr)
+        assert worker.wait(TIMEOUT_S) == 0
+        assert _line(worker.stderr) == ""
+
+
+@pytest.mark.asyncio
+async def test_a_supervisor_that_is_stopped_drains_its_worker(shop: Path, tmp_path: Path) -> None:
+    """SIGINT and SIGTERM let the body that runs finish; a second one ends the worker at once."""
+    path = str(tmp_path / "w.db")
+    for signals in ([signal.SIGINT], [signal.SIGTERM, signal.SIGTERM]):
+        folder = tmp_path / str(len(signals))
+        folder.mkdir()
+        with _worker("shop", "--reload", "--store", path, "--group", "packers", cwd=shop.parent) as worker:
+            assert "is ready" in _line(worker.stdout)
+            async with asyncio.timeout(TIMEOUT_S), dasync.EventLoop(path, functions=[]):
+                packed = dasync.remote("pack", on="packers")(str(folder))
+                await _until(folder / "began")
+                worker.send_signal(signals[0])
+                assert "finishes what it runs" in await asyncio.to_thread(_line, worker.stderr)
+                if signals[1:]:
+                    worker.send_signal(signals[1])
+                    assert await asyncio.to_thread(worker.wait, TIMEOUT_S) == 128 + signals[1]
+                    assert not packed.done()
+                else:
+                    (folder / "go").touch()
+                    assert await packed == "packed"
+                    assert await asyncio.to_thread(worker.wait, TIMEOUT_S) == 0
+
+
+@pytest.mark.asyncio
+async def test_a_worker_that_does_not_stop_is_killed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A change does not wait for ever: after its grace the worker is killed, and that is said."""
+    monkeypatch.setattr(reload, "GRACE_S", 0.05)
+    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(); time.sleep(60)"
+    async with asyncio.timeout(TIMEOUT_S):
+        child = await anyio.open_process([sys.executable, "-c", stubborn])
+        assert child.stdout is not None
+        await child.stdout.receive()
+        await reload._stop(child)
+        assert child.returncode == -signal.SIGKILL
+        await child.aclose()
+    assert "it is killed" in capsys.readouterr().err
+
+
+@pytest.mark.asyncio
+async def test_a_worker_does_not_outlive_its_supervisor(shop: Path, tmp_path: Path) -> None:
+    """The supervisor is killed: its worker notices and drains, for nobody would ever reload or stop it."""
+    path = str(tmp_path / "w.db")
+    async with asyncio.timeout(TIMEOUT_S), dasync.EventLoop(path, functions=[]) as loop:
+        with _worker(str(shop), "--reload", "--json", "--store", path, "--group", "packers") as supervisor:
+            worker = json.loads(await asyncio.to_thread(_line, supervisor.stdout))["pid"]
+            assert worker != supervisor.pid
+            supervisor.kill()
+            assert "finishes what it runs" in await asyncio.to_thread(_line, supervisor.stderr)
+        while len(await loop._store.processes()) > 1:  # noqa: ASYNC110  # in another process
+            await asyncio.sleep(0.01)
+
+
+def test_reload_without_watchfiles_says_how_to_get_it(shop: Path) -> None:
+    """It is an extra: one line, with the command that installs it."""
+    program = (
+        "import sys; sys.modules['watchfiles'] = None\n"
+        "from dasync.cli import main; sys.exit(main(['worker', sys.argv[1], '--reload']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(shop)], capture_output=True, text=True, timeout=TIMEOUT_S, env=environment()
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "dasync: --reload needs watchfiles: pip install 'dasync[reload]'\n"
+
+
+# -- programs that cannot work -----------------------------------------------------------------------------
+
 _F = "@dasync.function\nasync def f(): ..."
+
+
+@pytest.mark.parametrize("options", [[], ["--reload"]])
+def test_a_program_that_is_not_there_is_told_so(options: list[str], tmp_path: Path) -> None:
+    """Which program it is, and where it was looked for; without any, how to name one. Nothing is waited for."""
+    for app, status, what in (["nowhere.py"], 1, "no file"), (["nowhere"], 1, "no module"), ([], 2, "DASYNC_APP"):
+        done = subprocess.run(
+            [sys.executable, "-m", "dasync", "worker", *app, *options, "--store", "w.db"],
+            capture_output=True, text=True, timeout=TIMEOUT_S, env=environment(), cwd=tmp_path,
+        )  # fmt: skip
+        assert done.returncode == status
+        assert what in done.stderr
+        assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -6,16 +6,20 @@ import contextlib
 import dataclasses
 import enum
 import importlib
+import json
 import os
+import random
+import struct
 import subprocess
 import sys
 import threading
 import typing
 from collections import OrderedDict, deque, namedtuple
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from pathlib import Path
+from time import thread_time
 from typing import Annotated, Any, Generic, Literal, NamedTuple, NewType, NotRequired, Optional, TypedDict, TypeVar
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -575,6 +579,8 @@ HOSTILE: dict[str, bytes] = {
     "delta, too far": msgpack.packb(msgpack.ExtType(8, b"\x7f\xff\xff\xff" * 3)),
     "decimal": msgpack.packb(msgpack.ExtType(9, b"one")),
     "uuid": msgpack.packb(msgpack.ExtType(10, b"123")),
+    "signaling NaN as key": b"\x81\xc7\x04\x09sNaN\x01",
+    "signaling NaN in a set": b"\xc7\x08\x02\x91\xc7\x04\x09sNaN",
     "timestamp beyond years": b"\xc7\x0c\xff\x00\x00\x00\x00\x7f\xff\xff\xff\xff\xff\xff\xff",
 }
 
@@ -594,6 +600,95 @@ def test_hostile_bytes_raise_decode_error(data: bytes) -> None:
         CallShape(()).decode(data)
     with pytest.raises(DecodeError):
         decode(data, Order)
+
+
+def array(unit: bytes, size: int) -> bytes:
+    return b"\xdd" + struct.pack(">I", size // len(unit)) + unit * (size // len(unit))
+
+
+def ext(code: int, body: bytes) -> bytes:
+    return b"\xc9" + struct.pack(">IB", len(body), code) + body
+
+
+PRIME = 2**61 - 1  # Python's hash of a number is its remainder
+COSTLY: dict[str, Callable[[int], bytes]] = {
+    "lists": lambda size: array(b"\x90", size),
+    "lists of one": lambda size: array(b"\x91\x01", size),
+    "tuples of one": lambda size: array(b"\x92" + MARK + b"\x01", size),
+    "dicts": lambda size: array(b"\x80", size),
+    "dicts of one": lambda size: array(b"\x81\x01\x01", size),
+    "sets": lambda size: array(b"\xd4\x02\x90", size),
+    "decimals": lambda size: array(b"\xd4\x09\x31", size),
+    "ints": lambda size: array(b"\xcd\x7f\x7f", size),
+    "texts": lambda size: array(b"\xa2ab", size),
+    "one key": lambda size: b"\xdf" + struct.pack(">I", size // 2) + b"\0\0" * (size // 2),
+    "set of one": lambda size: ext(2, b"\xdd" + struct.pack(">I", size) + b"\0" * size),
+    "an int": lambda size: ext(4, b"\x7f" * size),
+    "a decimal": lambda size: ext(9, b"9" * size),
+    "a date": lambda size: ext(6, b"2" * size),
+    "a zone": lambda size: ext(5, b"2024-01-01T00:00:00|0|" + b"A" * size),
+    "deep": lambda size: b"\x91" * size + b"\x01",
+    "deep maps": lambda size: b"\x81\x01" * (size // 2) + b"\x01",
+    "huge lengths": lambda size: b"\xdd\x00\x4c\x4b\x40" * (size // 5),
+    "huge maps": lambda size: b"\xdf\x00\x4c\x4b\x40\x01" * (size // 6),
+    "noise": lambda size: random.Random(1).randbytes(size),
+    "keys with one hash": lambda size: b"\xdf" + struct.pack(">I", size // 19) + b"".join(
+        b"\xd8\x04" + (PRIME * (i + 1)).to_bytes(16, "big") + b"\0" for i in range(size // 19)
+    ),
+    "elements with one hash": lambda size: ext(2, b"\xdd" + struct.pack(">I", size // 18) + b"".join(
+        b"\xd8\x04" + (PRIME * (i + 1)).to_bytes(16, "big") for i in range(size // 18)
+    )),
+    "keys of tuples with one hash": lambda size: b"\xdf" + struct.pack(">I", size // 23) + b"".join(
+        b"\x92" + MARK + b"\xd8\x04" + (PRIME * (i + 1)).to_bytes(16, "big") + b"\0" for i in range(size // 23)
+    ),
+}  # fmt: skip
+
+
+def costs(size: int, names: Iterable[str]) -> Iterator[tuple[str, float, float, str]]:
+    """Decode what `COSTLY` makes: its name, seconds of this thread, and the most MB that this process ever held."""
+    for name in names:
+        data, told = COSTLY[name](size), ""
+        began = thread_time()
+        try:
+            decode(data)
+        except DecodeError as error:
+            told = str(error)
+        took = thread_time() - began
+        held = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+        yield name, took, int(held.split()[1]) / 1000, told
+
+
+# A process of its own tells what memory it took, and nothing in it is slower for being watched.
+def measured(size: int, names: Iterable[str]) -> list[tuple[str, float, float, str]]:
+    program = f"import json, test_codec as t; print(json.dumps([*t.costs(1, ['ints']), *t.costs({size}, {[*names]})]))"
+    path = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": path}, capture_output=True, check=True
+    )
+    return [tuple(row) for row in json.loads(done.stdout)]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="tells the memory of a process")
+def test_what_bytes_cost_is_bounded() -> None:
+    """The most that `max_payload` lets through by default takes less than 160 MB and 10 s, whatever is in it; and 5 MB
+    of empty lists, which would be 370 MB of them, take no more."""
+    (_, _, before, _), *rows = measured(2 * 2**20, COSTLY)
+    assert [row for row in rows if row[1] > 10] == []  # the slowest took 1.5 s; without the limits it was minutes
+    assert [row for row in rows if row[2] > before + 160] == []
+    (_, _, before, _), *rows = measured(5_000_000, ["lists", "dicts of one", "sets", "decimals"])
+    assert [row for row in rows if row[2] > before + 160] == []
+    assert {row[3] for row in rows} == {"more than 1000000 containers in one payload"}
+
+
+def test_keys_with_one_hash_are_refused_on_both_sides() -> None:
+    few = {PRIME * i: None for i in range(64)}
+    many = {PRIME * i: None for i in range(1000)}
+    apart = {i * 2**40: None for i in range(10_000)}
+    for good in (few, set(few), apart, set(apart)):
+        assert decode(encode(good)) == good
+    for bad in (many, set(many), {Decimal(key): None for key in many}, {(key,) for key in many}):
+        with pytest.raises(UnserializableValue, match="more than 64 keys of a map, or elements of a set, with"):
+            encode(bad)
 
 
 @pytest.mark.parametrize("data", [None, 5, "text", [1]])
@@ -778,7 +873,7 @@ def test_pydantic_is_never_imported_by_the_codec() -> None:
     subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
 
 
-@pytest.mark.parametrize("name", ["wire", "shape", "codec", "failure"])
+@pytest.mark.parametrize("name", ["wire", "hints", "form", "shape", "codec", "failure"])
 def test_the_codec_s_rooms_know_no_clock_and_no_disk(name: str) -> None:
     module = importlib.import_module(f"dasync.core.{name}")
     taken = {value.__name__ for value in vars(module).values() if isinstance(value, type(typing))}

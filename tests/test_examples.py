@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
+import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 from shell import ROOT, TIMEOUT_S, dasync, environment, python
@@ -67,3 +72,94 @@ def test_fibonacci(on_file: bool, tmp_path: Path) -> None:
     said = python("examples/04_fibonacci.py", *([str(tmp_path / "f.db")] if on_file else []))
     assert said.splitlines()[:3] == ["local(10) = 55", "remote(10) = 55", "mixed(10) = 55"]
     assert re.fullmatch(r"\d+ commands in \d+ transactions", said.splitlines()[3])
+
+
+def _run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, timeout=TIMEOUT_S, env=environment(), cwd=ROOT
+    )
+
+
+@contextmanager
+def _running(*command: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, *command], stdout=subprocess.PIPE, text=True, env=environment(), cwd=ROOT
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate(timeout=TIMEOUT_S)
+
+
+def test_failures(tmp_path: Path) -> None:
+    """Started again after each crash it comes to its end, and no step that succeeded is done again."""
+    store = str(tmp_path / "failures.db")
+    runs = [_run("examples/05_failures.py", store)]
+    while runs[-1].returncode and len(runs) < 100:
+        runs.append(_run("examples/05_failures.py", store))
+    story = [f"{step}: {how}" for step in range(3) for how in ("answered", "survived")]
+    assert runs[-1].stdout.splitlines()[-6:] == story
+    assert {run.returncode for run in runs[:-1]} <= {1}
+    troubles = [line for run in runs for line in run.stdout.splitlines() if line.endswith(("raises", "dies"))]
+    steps = [(int(line.split(":")[0]), line.endswith("dies")) for line in troubles]
+    assert steps == sorted(steps), "each is over before the next one begins"
+    assert sum(line.endswith("dies") for line in troubles) == len(runs) - 1
+
+
+def test_human(tmp_path: Path) -> None:
+    """The decision is taken while nobody runs, and checked against its annotation."""
+    store = str(tmp_path / "expenses.db")
+    with _running("examples/06_human.py", store) as waiting:
+        assert waiting.stdout is not None
+        assert waiting.stdout.readline() == "waiting for a decision on expense-7-decision\n"
+    dasync("resolve", "expense-7-decision", '{"approved": true, "by": "Ada"}', "--store", store)
+    assert _run("examples/06_human.py", store).stdout.splitlines()[-1] == "12.50 paid to Grace, approved by Ada"
+
+
+def test_asgi(tmp_path: Path) -> None:
+    """A request starts an execution, a second one joins it, another looks; SIGTERM ends the server gracefully."""
+    pytest.importorskip("uvicorn")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    order = f"http://127.0.0.1:{port}/orders/42"
+    with _running("examples/07_asgi.py", str(tmp_path / "web.db"), str(port)) as server:
+        while server.poll() is None and not _listens(port):
+            pass
+        for _ in range(2):
+            with urlopen(Request(order, method="POST"), timeout=TIMEOUT_S) as answer:
+                assert answer.read() == b'{"outcome":"42 is reserved and on its way"}'
+        with urlopen(order, timeout=TIMEOUT_S) as answer:
+            states = b'{"order-42":"resolved","order-42:0":"resolved","order-42:0.0":"resolved"}'
+            assert answer.read() == states
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(TIMEOUT_S) in (0, -signal.SIGTERM)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_structured() -> None:
+    """Losers and siblings are canceled; a promise outlives a timeout around its await, a detached child its parent."""
+    assert _run("examples/08_structured.py").stdout.splitlines() == [
+        "race: from hare",
+        "  tortoise is canceled",
+        "group: not today",
+        "timeout: the promise goes on, from slow",
+        "  sibling is canceled",
+        "the program is over",
+        "  audit: nobody waits for this one",
+    ]
+
+
+def test_saga(tmp_path: Path) -> None:
+    """Killed among the undos, it does the one that is left, and none twice."""
+    store = str(tmp_path / "trip.db")
+    crashed = _run("examples/09_saga.py", store, "crash")
+    assert (crashed.returncode, crashed.stdout.splitlines()) == (
+        1, ["booked: flight", "booked: hotel", "undone: hotel-1"],
+    )  # fmt: skip
+    assert _run("examples/09_saga.py", store).stdout.splitlines() == ["undone: flight-1", "no trip: no car is left"]

@@ -673,6 +673,15 @@ def test_an_acquire_hands_over_the_children() -> None:
     assert [child.id for child in acquired.preload] == ["t:0", "t:1"]
 
 
+def test_an_acquire_shows_the_verdict_of_deadlines() -> None:
+    """The children that it hands over are read past their deadlines: nobody waits for what has come due."""
+    world = World(join(), create("t", "g"), acquire())
+    world.do(p.TaskFence(claim(), create("t:0", timeout_at=world.now + 10, timer=True)), p.TaskRelease(claim()))
+    world.now += 10
+    (acquired,) = world.do(acquire()).acquired
+    assert [child.state for child in acquired.preload] == [State.RESOLVED]
+
+
 def test_an_acquire_takes_the_oldest_that_it_can_run() -> None:
     """Of its targets and functions, up to its limit."""
     world = World(join())

@@ -26,7 +26,7 @@ from dasync.core.invariants import Snapshot
 from dasync.core.model import State, TaskState
 from dasync.core.protocol import Status
 from dasync.errors import InvariantViolated, StoreCorrupt, StoreError, StoreUnavailable, StoreVersion
-from dasync.ports import Ring, Search
+from dasync.ports import Backlog, Ring, Search
 from dasync.stores.memory import MemoryStore
 from dasync.stores.rows import RowStore
 from dasync.stores.sqlite import APPLICATION_ID, SCHEMA_VERSION, SqliteStore
@@ -157,6 +157,9 @@ async def test_search(store: RowStore) -> None:
     assert await ids(tags={"team": "b", "x": "2"}) == []
     assert await ids(limit=2) == ["t", "t:0"]
     assert await ids(limit=2, cursor="t:0") == ["t:1", "u"]
+    assert await ids(task_state=TaskState.ACQUIRED) == ["t"]
+    assert await ids(task_state=TaskState.PENDING) == []
+    assert await ids(task_state=TaskState.ACQUIRED, state=State.RESOLVED) == []
     first, *rest = await store.search()
     assert first.task is not None
     assert (first.task.state, [found.task for found in rest]) == (TaskState.ACQUIRED, [None] * 4)
@@ -199,6 +202,25 @@ async def test_missing(store: RowStore) -> None:
     assert await store.missing(("g",), ()) == needs
     assert await store.missing(("g",), (("f", 2),)) == [("f", 1), ("h", 1)]
     assert await store.missing(("g", "g/me"), tuple(needs)) == []
+
+
+@pytest.mark.asyncio
+async def test_backlog(store: RowStore, clock: FakeClock) -> None:
+    """Tasks that are not fulfilled, counted by all that they agree in, each kind with its oldest."""
+    assert await store.backlog() == []
+    await store.transact([join(), create("t", "g"), acquire(limit=1)])
+    for id in ("v", "u"):
+        clock.advance(1)
+        await store.transact([create(id, "h")])
+    await store.transact([create("w", "h"), p.PromiseSettle("w", State.CANCELED), create("untargeted")])
+    assert await store.backlog() == [
+        Backlog(TaskState.ACQUIRED, "g", "f", 1, "me", True, 1, T0, "t"),
+        Backlog(TaskState.PENDING, "h", "f", 1, None, False, 2, T0 + 1000, "v"),
+    ]
+    await store.transact([p.TaskRelease(claim())])
+    assert [(one.target, one.state, one.begun) for one in await store.backlog()] == [
+        ("g", TaskState.PENDING, True), ("h", TaskState.PENDING, False),
+    ]  # fmt: skip
 
 
 @pytest.mark.asyncio

@@ -1653,3 +1653,21 @@ def test_what_is_no_promise_and_no_function_is_named(memory: World) -> None:
             double(double(1))  # type: ignore[arg-type]  # the point
 
     memory.play(main)
+
+
+def test_a_remote_traceback_shows_the_program_only(memory: World) -> None:
+    """Where the functions went wrong, innermost first, without the frames of dasync that called them."""
+
+    @dasync.function
+    async def outer() -> None:
+        await boom("deep")
+
+    async def main(loop: dasync.EventLoop) -> None:
+        with pytest.raises(ValueError, match="deep") as caught:
+            await outer()
+        (note,) = caught.value.__notes__
+        assert "in boom\n" in note
+        assert "in outer\n" in note
+        assert "/dasync/runtime/" not in note
+
+    memory.play(main)

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, time, timedelta
-from typing import NamedTuple, TypedDict
+from typing import Literal, NamedTuple, TypedDict
 
 from dasync.core import failure, ids, machine
 from dasync.core.codec import CallShape, decode
@@ -20,6 +20,7 @@ from dasync.core.model import PromiseRecord, State, TaskRecord
 from dasync.errors import DecodeError, RemoteError
 
 _CALL = CallShape(())
+_KINDS = {"~": 1, "!": 2}  # of steps in an id; others are invocations
 
 
 class TaskFacts(TypedDict):
@@ -64,6 +65,15 @@ class ErrorFacts(TypedDict):
     traceback: str
 
 
+class Attempt(TypedDict):
+    """An attempt that failed."""
+
+    number: int
+    failed_at: str
+    error: ErrorFacts
+    next_at: str | None
+
+
 class Arguments(TypedDict):
     """What a function was invoked with."""
 
@@ -77,6 +87,8 @@ class Shown(Brief):
     arguments: Arguments
     value: object
     error: ErrorFacts | None
+    reason: str | None
+    attempts: list[Attempt]
     tags: dict[str, str]
     awaits: list[str]
     awaited_by: list[str]
@@ -95,6 +107,15 @@ class Listing(TypedDict):
 
     promises: list[Brief]
     cursor: str | None
+
+
+class Check(TypedDict):
+    """What a doctor found of one thing that it looked at."""
+
+    check: str
+    status: Literal["ok", "warn", "fail"]
+    detail: str
+    remedy: str | None
 
 
 class Waits(NamedTuple):
@@ -136,12 +157,39 @@ def shown(rows: Snapshot, id: str, now_ms: int) -> Shown:
         **brief(record, rows.tasks.get(id), now_ms),
         arguments=arguments(record),
         value=plain(record.value) if record.state is State.RESOLVED and record.value is not None else None,
-        error=None if record.state is not State.REJECTED else error(record.value or b""),
+        error=_error_of(record),
+        reason=reason(record),
+        attempts=attempts(rows, record),
         tags=json.loads(record.tags or "{}"),
         awaits=waits.awaits,
         awaited_by=waits.awaited_by,
         listeners=waits.listeners,
     )
+
+
+def attempts(rows: Snapshot, record: PromiseRecord) -> list[Attempt]:
+    """The attempts that failed, with the last one, which rejected the promise, if one did."""
+    told: list[Attempt] = []
+    while (kept := rows.promises.get(ids.retry(record.id, len(told) + 1))) is not None:
+        due = kept.timeout_at
+        if due is not None and record.settled_at is not None and record.settled_at < due:
+            due = None  # settled over its head: there was no next one
+        told.append(_attempt(len(told) + 1, kept.created_at, kept.param, due))
+    if record.state is State.REJECTED and record.function:
+        told.append(_attempt(len(told) + 1, record.settled_at or 0, record.value or b"", None))
+    return told
+
+
+def _attempt(number: int, failed_at: int, raw: bytes, next_at: int | None) -> Attempt:
+    due = None if next_at is None else moment(next_at)
+    return Attempt(number=number, failed_at=moment(failed_at), error=error(raw), next_at=due)
+
+
+def _error_of(record: PromiseRecord) -> ErrorFacts | None:
+    """How it was rejected; of a timer that keeps a failed attempt, how that failed."""
+    if ids.is_retry(record.id):
+        return error(record.param)
+    return error(record.value or b"") if record.state is State.REJECTED else None
 
 
 def tree(rows: Snapshot, id: str, now_ms: int) -> Tree:
@@ -189,10 +237,10 @@ def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def _place(id: str) -> tuple[str, list[tuple[int, int]]]:
-    """Ids in the order of their places: `:10` after `:9`, and branches after the invocations beside them."""
+    """Ids in the order of their places: `:10` after `:9`; after the invocations branches, then attempts that failed."""
     root, _, place = id.partition(":")
-    steps = place.split(".") if place else []
-    return root, [(step.startswith("~"), int(step.lstrip("~"))) for step in steps if step.lstrip("~").isdecimal()]
+    steps = [(_KINDS.get(step[:1], 0), step.lstrip("~!")) for step in place.split(".")]
+    return root, [(kind, int(number)) for kind, number in steps if number.isdecimal()]
 
 
 # -- values ------------------------------------------------------------------------------------------------
@@ -200,7 +248,7 @@ def _place(id: str) -> tuple[str, list[tuple[int, int]]]:
 
 def arguments(record: PromiseRecord) -> Arguments:
     """What the function was invoked with."""
-    if not record.param:
+    if not record.param or ids.is_retry(record.id):
         return Arguments(args=[], kwargs={})
     try:
         args, kwargs = _CALL.decode(record.param)
@@ -215,6 +263,14 @@ def plain(data: bytes) -> object:
         return jsonable(decode(data))
     except DecodeError:
         return _unreadable(data)
+
+
+def reason(record: PromiseRecord) -> str | None:
+    """Why a promise was canceled, where that was said."""
+    if record.state is not State.CANCELED or record.value is None:
+        return None
+    said = plain(record.value)
+    return said if isinstance(said, str | None) else json.dumps(said, ensure_ascii=False)
 
 
 def error(data: bytes) -> ErrorFacts:

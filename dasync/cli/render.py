@@ -11,10 +11,12 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dasync.cli.facts import Arguments, Brief, Listing, Node, Shown, Tree
+    from dasync.cli.facts import Arguments, Attempt, Brief, Check, ErrorFacts, Listing, Node, Shown, Tree
 
 COLORS = {"pending": "yellow", "resolved": "green", "rejected": "red", "canceled": "magenta", "timedout": "red"}
 OUTSIDE = "(settled outside)"
+RETRY = "dasync.retry"  # the function of a timer that keeps a failed attempt
+MAX_ATTEMPTS = 20  # that are told of, the latest
 _UNITS = (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000))
 
 
@@ -27,7 +29,9 @@ def promise(facts: Shown) -> str:
         ("function", f"{facts['function']} version {facts['version']}" if facts["function"] else OUTSIDE),
         ("arguments", _call(facts["arguments"]) if facts["function"] else ""),
         ("value", _json(facts["value"]) if facts["state"] == "resolved" else ""),
-        ("error", f"{error['type']}: {error['message']}" if error else ""),
+        ("error", _error(error) if error else ""),
+        ("reason", facts["reason"] or ""),
+        *_attempts(facts),
         ("created", _time(facts["created_at"])),
         ("settled", _time(facts["settled_at"]) + (f", after {span}" if facts["settled_at"] else "")),
         ("deadline", _time(facts["timeout_at"])),
@@ -81,10 +85,16 @@ def listing(facts: Listing) -> str:
     rows = [
         (one["id"], _state(one), _function(one), _task(one), _time(one["created_at"])) for one in facts["promises"]
     ]
-    text = columns(("ID", "STATE", "FUNCTION", "TASK", "CREATED"), rows) if rows else "no promises"
-    if facts["cursor"] is not None:
-        text += f"\nmore with --cursor {clean(facts['cursor'])}"
-    return text
+    return columns(("ID", "STATE", "FUNCTION", "TASK", "CREATED"), rows) if rows else "no promises"
+
+
+def checks(found: Sequence[Check]) -> str:
+    """What a doctor has found, a line per check."""
+    rows = [(one["status"], one["check"], one["detail"], one["remedy"]) for one in found]
+    return "\n".join(
+        clean(f"{status:<4}  {check:<9}  {detail}" + (f"; {remedy}" if remedy else ""))
+        for status, check, detail, remedy in rows
+    )
 
 
 def columns(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Iterable[int] = ()) -> str:
@@ -143,8 +153,8 @@ def _state(one: Brief) -> str:
 
 
 def _function(one: Brief) -> str:
-    if one["function"] is None:
-        return OUTSIDE
+    if one["function"] is None or one["function"] == RETRY:  # whose version counts the failures, as its id does
+        return one["function"] or OUTSIDE
     return one["function"] + (f" version {one['version']}" if one["version"] != 1 else "")
 
 
@@ -154,6 +164,26 @@ def _task(one: Brief) -> str:
         return ""
     by = f" by {task['process']}" if task["process"] else ""
     return f"task {task['state']}{by}, version {task['version']}"
+
+
+def _attempts(facts: Shown) -> list[tuple[str, str]]:
+    """A line for each attempt that failed, where there was or will be more than one."""
+    failed = facts["attempts"]
+    if not failed or (len(failed) == 1 and facts["state"] == "rejected"):
+        return []
+    told = [_attempt(one) for one in failed[-MAX_ATTEMPTS:]]
+    left = len(failed) - len(told)
+    lines = [f"{left} before these failed too", *told] if left else told
+    return list(zip(["attempts", *[""] * (len(lines) - 1)], lines, strict=True))
+
+
+def _attempt(one: Attempt) -> str:
+    due = f"; the next one at {_time(one['next_at'])}" if one["next_at"] else ""
+    return f"{one['number']} failed at {_time(one['failed_at'])}, {_error(one['error'])}{due}"
+
+
+def _error(error: ErrorFacts) -> str:
+    return f"{error['type']}: {error['message']}"
 
 
 def _call(arguments: Arguments) -> str:

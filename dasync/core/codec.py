@@ -11,16 +11,36 @@ decides nothing about time-outs, versions or who may read.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterator, Mapping
+from collections import deque
+from collections.abc import Awaitable, Generator, ItemsView, Iterator, KeysView, Mapping, ValuesView
 from enum import Enum
 from operator import itemgetter
-from typing import NoReturn, get_args, get_origin, is_typeddict
+from pathlib import PurePath
+from reprlib import Repr
+from typing import ForwardRef, NoReturn, get_args, get_origin, is_typeddict
 
-from dasync.core.shape import Shape, hints_of, is_union, peel, shape_of
+from dasync.core.form import Shape
+from dasync.core.hints import at_place, hints_of, is_union, peel, places
+from dasync.core.shape import shape_of
 from dasync.core.wire import DEPTH_MAX, PRIMITIVES, dumps, loads, pack_primitives, reason
 from dasync.errors import DecodeError, PayloadTooLarge, UnserializableValue
 
 _REFUSED = (TypeError, ValueError, OverflowError)  # what packing primitives raises: 2**64, a lone surrogate
+_KEYS = Repr()
+_KEYS.maxstring = _KEYS.maxother = _KEYS.maxlong = 80
+_REMEDY = "pass plain data, or what is needed to make it again"
+_REMEDIES: dict[type, str] = {
+    bytearray: "pass bytes(...)",
+    memoryview: "pass bytes(...)",
+    deque: "pass list(...)",
+    range: "pass list(...)",
+    Generator: "pass list(...)",
+    KeysView: "pass list(...)",
+    ValuesView: "pass list(...)",
+    ItemsView: "pass list(...)",
+    PurePath: "pass str(...)",
+    type: "pass its name",
+}
 _BASES = frozenset((int, float, str, bytes, list, tuple, dict, set, frozenset))
 
 
@@ -193,10 +213,11 @@ def _refuse(value: object, annotation: object, path: str, failure: Exception) ->
     """Raise `UnserializableValue` for the innermost part that fails by itself. Slow; for the error's path only."""
     here, cause = path, failure
     strict = not shape_of(annotation).plain
+    unread = annotation if isinstance(annotation, (str, ForwardRef)) else None
     for _ in range(DEPTH_MAX):
         for suffix, part, part_annotation in _parts(value, annotation):
             if why := _failure(part, part_annotation, strict):
-                value, annotation, here, cause = part, part_annotation, here + suffix, why
+                value, annotation, here, cause = part, unread or part_annotation, here + suffix, why
                 break
         else:
             break
@@ -216,12 +237,25 @@ def _diagnosis(value: object, annotation: object, cause: Exception) -> str:
     plain_base = next((base for base in kind.__mro__[1:] if base in _BASES), None)
     if shape_of(annotation).plain:
         if not shape_of(kind).plain:
-            return f"is a {name}, which no annotation declares: annotate the parameter, or the result, with its class"
+            return f"is a {name}, which no annotation declares: {_how_to_declare(kind, annotation)}"
         if plain_base is not None:
             return f"is a {name}, a subclass of {plain_base.__name__} that would come back as its base: convert it"
         if kind in PRIMITIVES:
             return f"is a {name}, which its annotation does not allow: {reason(cause)}"
-    return f"is a {name}, which cannot be stored ({reason(cause)}): pass plain data, or what is needed to make it again"
+    elif isinstance(value, Enum) and kind is peel(annotation):
+        return f"is a {name}, whose value cannot be stored ({reason(cause)}): give its members plain values"
+    remedy = next((say for base, say in _REMEDIES.items() if isinstance(value, base)), _REMEDY)
+    return f"is a {name}, which cannot be stored ({reason(cause)}): {remedy}"
+
+
+def _how_to_declare(kind: type, annotation: object) -> str:
+    if isinstance(annotation, (str, ForwardRef)):
+        text = annotation if isinstance(annotation, str) else annotation.__forward_arg__
+        return (
+            f"its annotation {text!r:.80} names what cannot be found from here; define {kind.__qualname__} at the top"
+            " of the module, or import it there without `if TYPE_CHECKING`"
+        )
+    return "annotate the parameter, or the result, with its class"
 
 
 def _parts(value: object, annotation: object) -> Iterator[tuple[str, object, object]]:
@@ -234,23 +268,26 @@ def _parts(value: object, annotation: object) -> Iterator[tuple[str, object, obj
     if isinstance(value, dict) and not is_typeddict(get_origin(annotation) or annotation):
         key_type, value_type = arguments if len(arguments) == 2 else (object, object)
         yield from ((f".keys()[{index}]", key, key_type) for index, key in enumerate(value))
-        yield from ((f"[{key!r:.80}]", part, value_type) for key, part in value.items())
+        yield from ((f"[{_brief(key)}]", part, value_type) for key, part in value.items())
     elif isinstance(value, dict):
         hints = hints_of(annotation)
-        yield from ((f"[{key!r:.80}]", part, hints.get(key, object)) for key, part in value.items())
+        yield from ((f"[{_brief(key)}]", part, hints.get(key, object)) for key, part in value.items())
     elif isinstance(value, (set, frozenset)):
         yield from (("{...}", part, arguments[0] if arguments else object) for part in value)
     elif isinstance(value, tuple) and hasattr(value, "_fields"):
         hints = hints_of(annotation)
         yield from ((f".{name}", getattr(value, name), hints.get(name, object)) for name in value._fields)
     elif isinstance(value, (list, tuple)):
-        fixed = get_origin(annotation) is tuple and Ellipsis not in arguments
-        for index, part in enumerate(value):
-            yield f"[{index}]", part, _nth(arguments, index if fixed else 0)
+        found = places(arguments if get_origin(annotation) is tuple else (*(arguments or (object,))[:1], Ellipsis))
+        yield from ((f"[{i}]", part, at_place(found, i, len(value))) for i, part in enumerate(value))
     elif not shape_of(annotation).plain and not isinstance(value, Enum):
         hints = hints_of(annotation)
         yield from ((f".{name}", getattr(value, name), hints[name]) for name in hints if hasattr(value, name))
 
 
-def _nth(arguments: tuple[object, ...], index: int) -> object:
-    return arguments[index] if index < len(arguments) else object
+def _brief(key: object) -> str:
+    """A key in a path; Python refuses to print an int of more than 4300 digits, and users' classes what they like."""
+    try:
+        return f"{_KEYS.repr(key):.80}"
+    except Exception:
+        return f"<{type(key).__qualname__}>"

@@ -1,13 +1,13 @@
 """Errors to bytes and back: type, args, attributes, notes, cause, group members, and the traceback as text.
 
 A builtin error, one of dasync's own and one whose class is in the registry come back as what they were; every other
-comes back as a `RemoteError` that tells its name, text and traceback. No `__init__` or `__new__` of a user's class is
-called: args and attributes are put back as they were.
+comes back as a `RemoteError` that tells its name, text and traceback. No `__init__`, `__new__` or `__setattr__` of a
+user's class is called: args and attributes are put back as they were.
 
 It refuses to look a class up anywhere else than in builtins, dasync.errors and the registry. Signals
-(KeyboardInterrupt, CancelledError, dasync's own) become RemoteErrors. What cannot be stored is left out: an arg is
-replaced by its repr, an attribute dropped. What is too large is cut: the traceback first, then the texts, then causes
-and members.
+(KeyboardInterrupt, CancelledError, dasync's own) become RemoteErrors, whoever registered them. What cannot be stored
+is left out: an arg is replaced by its repr, an attribute dropped. What is too large is cut: the traceback first, then
+the texts, then causes and members.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from __future__ import annotations
 import builtins
 from collections.abc import Mapping
 from dataclasses import dataclass
-from traceback import TracebackException
+from traceback import StackSummary, TracebackException
+from types import MemberDescriptorType
 from typing import Final, TypeVar
 
 from dasync import errors
@@ -27,6 +28,7 @@ MEMBERS_MAX = 100  # of all groups in one error, and causes with them
 TRACEBACK_MAX = 16_384  # characters
 FRAMES_MAX = 64  # of one traceback, the innermost
 NAME_MAX = 200  # characters of a class's name
+_HOUSE = errors.__file__.removesuffix("errors.py")  # where dasync's own frames come from
 REMOTE: Final = "Remote traceback:\n"  # how the note begins that a decoded error carries
 
 Registry = Mapping[str, type[BaseException]]
@@ -40,18 +42,31 @@ _C_STATE: dict[type[BaseException], tuple[str, ...]] = {
     AttributeError: ("name",),
 }
 _FIELDS = {"type", "message", "args", "state", "notes", "suppress", "cause", "members", "traceback"}
+# What ends or redirects the code that meets it: an error that somebody stored must not do that to its awaiter.
+_SIGNALS = {
+    *(f"builtins:{name}" for name in ("KeyboardInterrupt", "SystemExit", "GeneratorExit", "StopIteration")),
+    *(f"dasync.errors:{name}" for name in ("Suspended", "LeaseLost", "InvariantViolated")),
+    "asyncio.exceptions:CancelledError",
+}
+_ARGS = vars(BaseException)["args"]
+_put = BaseException.__setattr__  # not the class's own: that of a frozen dataclass refuses
 _OWN: Registry = {
     f"{cls.__module__}:{cls.__qualname__}": cls
     for module in (builtins, errors)
     for cls in vars(module).values()
     if isinstance(cls, type) and issubclass(cls, (Exception, BaseExceptionGroup))
-    if not issubclass(cls, StopIteration)  # cannot be raised where it would have to be
+    if not issubclass(cls, StopIteration)
 }
 
 
 def error_name(cls: type[BaseException]) -> str:
     """The name under which an error's class is stored and registered: `module:qualname`."""
     return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def is_signal(cls: type[BaseException]) -> bool:
+    """Whether it is a signal, which comes back as a `RemoteError` even where its class is registered."""
+    return not _SIGNALS.isdisjoint(f"{kind.__module__}:{kind.__qualname__}" for kind in cls.__mro__)
 
 
 def encode_error(error: BaseException, limit: int | None) -> bytes:
@@ -80,7 +95,7 @@ def decode_error(data: bytes, registry: Registry) -> BaseException:
     error = _error(record, registry, 0)
     traceback = _field(record, "traceback", str, "")
     if traceback:
-        error.add_note(REMOTE + traceback)
+        _add_note(error, REMOTE + traceback)
     return error
 
 
@@ -113,7 +128,7 @@ def _record(error: BaseException, plan: _Plan, budget: _Budget, depth: int) -> d
     budget.errors -= 1
     budget.seen.add(id(error))
     record: dict[str, object] = {"type": _name(error), "message": _cut(_text(error), plan.text)}
-    args: tuple[object, ...] = error.args
+    args = _args(error)
     kept: list[dict[str, object]] = []
     if isinstance(error, BaseExceptionGroup):
         args = (error.message,)
@@ -137,14 +152,33 @@ def _record(error: BaseException, plan: _Plan, budget: _Budget, depth: int) -> d
     return record
 
 
+def _args(error: BaseException) -> tuple[object, ...]:
+    args: tuple[object, ...] = _ARGS.__get__(error)  # a class may mean something else by the name
+    if isinstance(error, UnicodeError):  # its position must stay what it is, so not by the repr of its text
+        args = tuple(arg.encode("utf-8", "replace").decode() if isinstance(arg, str) else arg for arg in args)
+    return args
+
+
 def _state(error: BaseException, room: int | None) -> dict[str, object]:
     """The attributes that can be stored."""
     found = {name: value for name, value in vars(error).items() if not name.startswith("__")}
-    for cls, names in _C_STATE.items():
-        if isinstance(error, cls):
-            found |= {name: value for name in names if (value := getattr(error, name, None)) is not None}
+    of_c = _kept_in_c(type(error))
+    for name in sorted(of_c | _slots(type(error))):  # the same bytes whatever the hash seed
+        value: object = getattr(error, name, None)
+        if value is not None:
+            found[name] = str(value) if name in of_c and hasattr(value, "__fspath__") else value
     cut = {name: _cut(value, room) if type(value) is str else value for name, value in found.items()}
     return {name: value for name, value in cut.items() if _fits(name, None) and _fits(value, room)}
+
+
+def _kept_in_c(cls: type) -> set[str]:
+    return {name for kind, names in _C_STATE.items() if issubclass(cls, kind) for name in names}
+
+
+def _slots(cls: type) -> set[str]:
+    """The attributes of user-defined classes that are kept in slots."""
+    own = (kind for kind in cls.__mro__ if kind.__module__ != "builtins")
+    return {name for kind in own for name, slot in vars(kind).items() if isinstance(slot, MemberDescriptorType)}
 
 
 def _plain(arg: object, room: int | None) -> object:
@@ -176,10 +210,10 @@ def _error(record: object, registry: Registry, depth: int) -> BaseException:
     for note in _field(record, "notes", list, []):
         if not isinstance(note, str):
             raise DecodeError("the stored error has a note that is no text")
-        error.add_note(note)
+        _add_note(error, note)
     if "cause" in record:
-        error.__cause__ = _error(record["cause"], registry, depth + 1)
-    error.__suppress_context__ = _field(record, "suppress", bool, False)
+        _put(error, "__cause__", _error(record["cause"], registry, depth + 1))
+    _put(error, "__suppress_context__", _field(record, "suppress", bool, False))
     return error
 
 
@@ -192,13 +226,13 @@ def _rebuilt(cls: type[BaseException], args: tuple[object, ...], state: dict[obj
     except Exception:  # args replaced by their repr, or not written by dasync
         return None
     if not isinstance(error, BaseExceptionGroup):
-        error.args = args
-    c_state = {name for kind, names in _C_STATE.items() if issubclass(cls, kind) for name in names}
+        _ARGS.__set__(error, args)
+    kept_apart = _kept_in_c(cls) | _slots(cls)
     for name, value in state.items():
         if not isinstance(name, str) or name.startswith("__"):
             raise DecodeError("the stored error has an attribute that errors do not have")
-        if name in c_state:
-            setattr(error, name, value)
+        if name in kept_apart:
+            _put(error, name, value)
         else:
             vars(error)[name] = value
     try:
@@ -212,12 +246,13 @@ def _class_of(name: str, registry: Registry) -> type[BaseException] | None:
     """By its name; a module run as a program is `__main__` there and has its own name elsewhere."""
     found = _OWN.get(name) or registry.get(name)
     if found is not None:
-        return found
+        return None if is_signal(found) else found
     module, _, qualname = name.partition(":")
     alike = {
         cls
         for known, cls in registry.items()
         if known.partition(":")[2] == qualname and (module == "__main__" or known.startswith("__main__:"))
+        if not is_signal(cls)
     }
     return alike.pop() if len(alike) == 1 else None
 
@@ -235,6 +270,9 @@ def _traceback_text(error: BaseException) -> str:
     try:
         local = TracebackException.from_exception(error, limit=-FRAMES_MAX)
         local.__notes__ = []
+        theirs = [frame for frame in local.stack if not frame.filename.startswith(_HOUSE)]
+        if theirs:  # where their code went wrong; how dasync called it says nothing to them
+            local.stack = StackSummary.from_list(theirs)
         text = "".join(local.format())
     except Exception as failure:  # a user's __str__ or __repr__, a source that cannot be read
         text = f"<the traceback could not be formatted: {type(failure).__name__}>"
@@ -244,6 +282,10 @@ def _traceback_text(error: BaseException) -> str:
 def _notes(error: BaseException) -> list[object]:
     notes = getattr(error, "__notes__", None)
     return list(notes) if isinstance(notes, (list, tuple)) else []
+
+
+def _add_note(error: BaseException, note: str) -> None:
+    vars(error).setdefault("__notes__", []).append(note)  # `add_note` goes through the class's own __setattr__
 
 
 def _name(error: BaseException) -> str:

@@ -216,7 +216,7 @@ def _born(now: int, command: p.PromiseCreate, creator: str | None, latest: int |
         command.timer, deadline, command.tags, invoked_at, State.PENDING, None, None,
     )  # fmt: skip
     if guards.is_due(record, now):
-        return as_of(record._replace(created_at=deadline or 0), now)  # born settled, at its deadline
+        return as_of(record._replace(created_at=min(invoked_at, deadline or 0)), now)  # born settled, at its deadline
     return record if command.state is State.PENDING else _settled(record, command.state, now, command.value)
 
 
@@ -368,15 +368,15 @@ def _task_create(now: int, command: p.TaskCreate, view: View) -> Transition:
     if promise is None or task.state is not TaskState.PENDING or not guards.serves(process, task.target):
         reason = f"task {id!r} is {task.state.value} for {task.target!r}"
         return Transition(Reply(Status.CONFLICT, promise, task, reason=reason))
-    acquired, move = _acquired(task, promise, command.python, process, view)
+    acquired, move = _acquired(now, _claimed(task, process.id, command.python), task, promise, view)
     return Transition(found.reply._replace(task=acquired.task, acquired=(acquired,)), (move,))
 
 
 def _acquired(
-    task: TaskRecord, promise: PromiseRecord, python: str, process: ProcessRecord, view: View
+    now: int, claimed: TaskRecord, task: TaskRecord, promise: PromiseRecord, view: View
 ) -> tuple[p.Acquired, Move]:
-    claimed = _claimed(task, process.id, python)
-    preload = tuple(view.children(task.id)) if task.version else ()  # never acquired: it has no children yet
+    children = view.children(task.id) if task.version else ()  # never acquired: it has no children yet
+    preload = tuple(as_of(child, now) for child in children)
     return p.Acquired(claimed, promise, preload), Move(task, claimed)
 
 
@@ -392,7 +392,7 @@ def _acquire(now: int, command: p.TaskAcquire, view: View) -> Transition:
     for task in view.acquirable(command.targets, command.functions, command.limit):
         promise = view.promise(task.id)
         if promise is not None and not guards.is_due(promise, now):  # a due one is left to the tick
-            acquired, move = _acquired(task, promise, command.python, process, view)
+            acquired, move = _acquired(now, _claimed(task, process.id, command.python), task, promise, view)
             taken.append(acquired)
             moves.append(move)
     return Transition(Reply(Status.OK, acquired=tuple(taken)), tuple(moves))

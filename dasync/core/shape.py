@@ -11,76 +11,26 @@ not. Members of a union that look alike when lowered are told apart by a tag, `{
 
 from __future__ import annotations
 
-import types
 import typing
-from collections import abc
+from collections import Counter, abc
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import is_dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum, Flag
+from functools import partial
 from threading import RLock
-from typing import get_args, get_origin, get_type_hints
+from typing import get_args, get_origin
 from uuid import UUID
 
 from cattrs import Converter
 from cattrs.fns import identity
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn
 
+from dasync.core.form import Kinds, Leaf, Shape, collection, guarded, joined, mapping
+from dasync.core.hints import hints_of, is_union, peel, places, required_keys
 from dasync.core.wire import reason
-
-Kinds = frozenset[type] | None  # exact types; None is any
-
-
-class Shape:
-    """The way down and up for the values of one annotation.
-
-    takes: the types that a value may have; kinds: those that its lowered form may have. `lift` has a second parameter
-    because cattrs calls it with one.
-    """
-
-    __slots__ = ("kinds", "lift", "lower", "takes")
-
-    lower: Callable[[object], object]
-    lift: Callable[..., object]
-
-    def __init__(self, takes: Kinds, kinds: Kinds) -> None:
-        self.takes = takes
-        self.kinds = kinds
-        # Until it is built, a shape that names itself (a tree of nodes) is reached through these.
-        self.lower = lambda value: self.lower(value)
-        self.lift = lambda plain, _=None: self.lift(plain)
-
-    @property
-    def plain(self) -> bool:
-        """Whether values are their own lowered form, so that neither way needs a walk."""
-        return self.lower is identity
-
-    def accepts(self, value: object) -> bool:
-        return self.takes is None or type(value) in self.takes
-
-    def guard(self, value: object) -> None:
-        if self.takes is not None and type(value) not in self.takes:
-            raise TypeError(f"expected {_names(self.takes)}, found {type(value).__qualname__}")
-
-    def check(self, plain: object) -> None:
-        if self.kinds is not None and type(plain) not in self.kinds:
-            raise ValueError(f"expected {_names(self.kinds)}, found {type(plain).__qualname__}")
-
-
-class Leaf(Shape):
-    """A shape whose values are known by their type alone."""
-
-    __slots__ = ()
-
-    def __init__(self, kinds: Kinds) -> None:
-        super().__init__(kinds, kinds)
-        self.lower = identity
-        self.lift = self.lift_leaf
-
-    def lift_leaf(self, plain: object, _: object = None) -> object:
-        self.check(plain)
-        return plain
 
 
 def shape_of(annotation: object) -> Shape:
@@ -134,8 +84,10 @@ _CONTAINERS: dict[object, Kinds] = {
     abc.MutableMapping: frozenset((dict,)),
     **{kind: frozenset((list, tuple, set, frozenset)) for kind in (abc.Iterable, abc.Collection)},
 }
+_FROZEN = (("__dataclass_params__", "frozen"), ("__attrs_props__", "is_frozen"))  # where classes say that they are
 _SHAPES: dict[object, Shape] = {annotation: Leaf(kinds) for annotation, kinds in _LEAVES.items()}
 _building: dict[object, Shape] = {}  # under _LOCK: what is not to be seen by other threads yet
+_unwritten: list[Callable[[], None]] = []  # likewise: the class whose code is being written, and those that wait
 
 
 def _finish(annotation: object) -> Shape:
@@ -147,10 +99,13 @@ def _finish(annotation: object) -> Shape:
     except Exception as error:  # names that do not resolve, classes that cattrs does not take
         if nested:
             raise
-        shape = _SHAPES[annotation] = _broken(annotation, error)
+        shape = _broken(annotation, error)
+        with suppress(TypeError):  # unhashable: it is broken again when it comes again
+            _SHAPES[annotation] = shape
     finally:
         if not nested:
             _building.clear()
+            _unwritten.clear()
     return shape
 
 
@@ -197,7 +152,7 @@ def _broken(annotation: object, error: Exception) -> Shape:
     def refuse(_: object) -> object:
         raise TypeError(f"the annotation {annotation!r:.200} cannot be used: {reason(error)}") from error
 
-    return _guarded(Shape(None, None), refuse, refuse)
+    return guarded(Shape(None, None), refuse, refuse)
 
 
 def _alias(known: Shape, shape: Shape) -> Shape:
@@ -209,10 +164,22 @@ def _alias(known: Shape, shape: Shape) -> Shape:
 def _class(cls: type, annotation: object, shape: Shape) -> Shape:
     parameters: tuple[object, ...] = getattr(cls, "__parameters__", ())
     if get_origin(annotation) is None and parameters:
-        annotation = cls[(object,) * len(parameters)]  # type: ignore[index]  # a bare generic
+        annotation = cls[tuple(map(_stand_in, parameters))]  # type: ignore[index]  # a bare generic
     shape.takes, shape.kinds = frozenset((cls,)), frozenset((dict,))
+    for hint in hints_of(annotation).values():  # what is in it comes first, so that its code calls theirs directly
+        _shape(hint)
+    _unwritten.append(partial(_write, cls, annotation, shape))
+    if len(_unwritten) == 1:  # cattrs gives up on a Pair in a Pair: it writes for one class at a time
+        while _unwritten:
+            _unwritten[0]()
+            del _unwritten[0]
+    return shape
+
+
+def _write(cls: type, annotation: object, shape: Shape) -> None:
+    """Let cattrs write the code of a class."""
     # A frozen instance makes its init=False fields again by itself.
-    frozen = is_dataclass(cls) and cls.__dataclass_params__.frozen  # type: ignore[attr-defined]  # as dataclasses do
+    frozen = any(getattr(getattr(cls, name, None), kind, False) for name, kind in _FROZEN)
     target = typing.cast("type[object]", annotation)
     lower = make_dict_unstructure_fn(target, _CONVERTER, _cattrs_include_init_false=not frozen)
     lift = make_dict_structure_fn(
@@ -222,21 +189,20 @@ def _class(cls: type, annotation: object, shape: Shape) -> Shape:
         _cattrs_detailed_validation=False,
         _cattrs_include_init_false=not frozen,
     )
-    return _guarded(shape, lower, lambda plain: lift(plain, cls))
+    guarded(shape, lower, lambda plain: lift(plain, cls))
 
 
 def _typed_dict(cls: type, annotation: object, shape: Shape) -> Shape:
-    """Not by cattrs: under `from __future__ import annotations` Python itself takes NotRequired for required."""
+    """Not by cattrs, which would take what Python takes for required (see `required_keys`)."""
     shape.takes = shape.kinds = frozenset((dict,))
     fields = {name: _shape(hint) for name, hint in hints_of(annotation).items()}
-    marks = {name: get_origin(hint) for name, hint in get_type_hints(cls, include_extras=True).items()}
-    by_python: frozenset[str] = cls.__required_keys__  # type: ignore[attr-defined]  # every TypedDict has it
-    required = {name for name in by_python if marks[name] is not typing.NotRequired}
-    required |= {name for name in marks if marks[name] is typing.Required}
+    required = required_keys(cls)
 
     def check(value: dict[str, object]) -> None:
         if not required <= value.keys() <= fields.keys():
-            raise TypeError(f"its keys are not those of {cls.__qualname__}")
+            wrong = [f"lacks {name!r}" for name in sorted(required - value.keys())]
+            wrong += [f"has {name!r:.80}, which is none of its keys" for name in value.keys() - fields.keys()]
+            raise TypeError(f"as a {cls.__qualname__} it {wrong[0]}")
 
     def lower(value: dict[str, object]) -> object:
         check(value)
@@ -246,51 +212,82 @@ def _typed_dict(cls: type, annotation: object, shape: Shape) -> Shape:
         check(plain)
         return {name: fields[name].lift(part) for name, part in plain.items()}
 
-    return _guarded(shape, identity if all(field.plain for field in fields.values()) else lower, lift)
+    return guarded(shape, identity if all(field.plain for field in fields.values()) else lower, lift)
 
 
 def _named_tuple(cls: type, annotation: object, shape: Shape) -> Shape:
     shape.takes, shape.kinds = frozenset((cls,)), frozenset((tuple,))
     hints = hints_of(annotation)
     fields = [_shape(hints.get(name, object)) for name in cls._fields]  # type: ignore[attr-defined]  # checked before
-    return _in_order(fields, cls._make, shape)  # type: ignore[attr-defined]  # likewise
+    return _in_order((tuple(fields), (), ()), cls._make, shape)  # type: ignore[attr-defined]  # likewise
 
 
-def _in_order(elements: list[Shape], make: Callable[[list[object]], object], shape: Shape) -> Shape:
-    """Tuples whose every place has a shape of its own."""
+def _in_order(
+    elements: tuple[tuple[Shape, ...], ...], make: Callable[[list[object]], object], shape: Shape
+) -> Shape:
+    """Tuples whose places have shapes of their own; of the first ones, the one that repeats if any, the last ones."""
+    before, middle, after = elements
+
+    def spread(value: tuple[object, ...]) -> abc.Iterable[tuple[Shape, object]]:
+        more = len(value) - len(before) - len(after)
+        if more < 0 or (more and not middle):
+            least = " or more" if middle else ""
+            raise ValueError(f"expected {len(before) + len(after)}{least} elements, found {len(value)}")
+        return zip((*before, *middle * more, *after), value, strict=True)
 
     def lower(value: tuple[object, ...]) -> object:
-        return tuple([element.lower(part) for element, part in zip(elements, value, strict=True)])
+        return tuple([element.lower(part) for element, part in spread(value)])
 
     def lift(plain: tuple[object, ...]) -> object:
-        return make([element.lift(part) for element, part in zip(elements, plain, strict=True)])
+        return make([element.lift(part) for element, part in spread(plain)])
 
-    as_it_is = make is tuple and all(element.plain for element in elements)
-    return _guarded(shape, identity if as_it_is else lower, lift)
+    as_it_is = make is tuple and all(element.plain for element in (*before, *middle, *after))
+    return guarded(shape, identity if as_it_is else lower, lift)
 
 
 def _enum(cls: type[Enum], shape: Shape) -> Shape:
     values = [member.value for member in cls] + [0] * issubclass(cls, Flag)
     shape.takes, shape.kinds = frozenset((cls,)), frozenset(map(type, values))
-    return _guarded(shape, lambda value: value.value, cls)
+    return guarded(shape, lambda value: value.value, cls)
 
 
 def _model(cls: type, shape: Shape) -> Shape:
-    """A pydantic model, as the Python values of its own dump; enums within as their values."""
+    """A pydantic model, as the Python values of its own dump; enums within as their values, taken back if strict too.
+
+    Private attributes are made anew, as whenever a model is validated.
+    """
     shape.takes = frozenset((cls,))
     shape.kinds = None if getattr(cls, "__pydantic_root_model__", False) else frozenset((dict,))
-    validate: Callable[[object], object] = cls.model_validate  # type: ignore[attr-defined]  # checked before
+    validate: Callable[..., object] = cls.model_validate  # type: ignore[attr-defined]  # checked before
     dump: Callable[..., object] = cls.model_dump  # type: ignore[attr-defined]  # likewise
 
+    def lift(plain: object) -> object:
+        return validate(plain, strict=False)
+
     def lower(value: object) -> object:
-        plain = _without_enums(dump(value, round_trip=True, by_alias=True))
-        again = validate(plain)
-        # NaN is not equal to itself; what else is lost, a subclass's fields or an excluded one, shows in the text.
-        if again != value and repr(again) != repr(value):
+        plain = _without_enums(dump(value, round_trip=True, by_alias=True, warnings=False))
+        if not _same(lift(plain), value):
             raise TypeError("its dump does not validate to an equal model")
         return plain
 
-    return _guarded(shape, lower, validate)
+    return guarded(shape, lower, lift)
+
+
+def _same(again: object, value: object) -> bool:
+    """Equal, or not but for NaN, which is not equal to itself. What a subclass or an excluded field held is missed."""
+    if type(again) is not type(value):
+        return False
+    if again == value:
+        return True
+    if isinstance(again, dict) and isinstance(value, dict):
+        return again.keys() == value.keys() and all(_same(again[key], value[key]) for key in again)
+    if isinstance(again, (list, tuple)) and isinstance(value, (list, tuple)):
+        return len(again) == len(value) and all(map(_same, again, value))
+    fields = getattr(type(value), "model_fields", None) or getattr(type(value), "__dataclass_fields__", None)
+    if fields is None:
+        return again != again and value != value
+    extra = "__pydantic_extra__"
+    return all(_same(getattr(again, name, None), getattr(value, name, None)) for name in (*fields, extra))
 
 
 def _without_enums(value: object) -> object:
@@ -305,61 +302,45 @@ def _without_enums(value: object) -> object:
 
 def _literal(values: tuple[object, ...], shape: Shape) -> Shape:
     lowered = [value.value if isinstance(value, Enum) else value for value in values]
+    if len({(type(plain), plain) for plain in lowered}) < len(values):  # Literal[2, Color.BLUE], where BLUE is 2
+        lowered = [(type(v).__qualname__, v.name) if isinstance(v, Enum) else v for v in values]
     back = {(type(plain), plain): value for value, plain in zip(values, lowered, strict=True)}
+    down = {value: plain for value, plain in zip(values, lowered, strict=True) if isinstance(value, Enum)}
     shape.takes, shape.kinds = frozenset(map(type, values)), frozenset(map(type, lowered))
 
     def lower(value: object) -> object:
-        return value.value if isinstance(value, Enum) else value
+        if not isinstance(value, Enum):
+            return value
+        if value not in down:
+            raise TypeError(f"expected one of {values!r:.200}")
+        return down[value]
 
     def lift(plain: object) -> object:
         if (type(plain), plain) not in back:
             raise ValueError(f"expected one of {values!r:.200}")
         return back[type(plain), plain]
 
-    return _guarded(shape, lower if lowered != list(values) or shape.takes != shape.kinds else identity, lift)
+    return guarded(shape, lower if lowered != list(values) or shape.takes != shape.kinds else identity, lift)
 
 
 def _container(kinds: Kinds, origin: object, arguments: tuple[object, ...], shape: Shape) -> Shape:
     shape.takes = shape.kinds = kinds
-    if origin is tuple and arguments and Ellipsis not in arguments:
-        return _in_order([_shape(argument) for argument in arguments], tuple, shape)
-    elements = [_shape(argument) for argument in arguments if argument is not Ellipsis]
-    if not elements:
+    if not arguments:
         return Leaf(kinds)
-    if len(elements) == 2:
-        return _mapping(elements[0], elements[1], shape)
-    element = elements[0]
-
-    def lower(value: abc.Iterable[object]) -> object:
-        return type(value)(map(element.lower, value))  # type: ignore[call-arg]  # the guard let only builtins through
-
-    def lift(plain: abc.Iterable[object]) -> object:
-        if type(element) is not Leaf:
-            return type(plain)(map(element.lift, plain))  # type: ignore[call-arg]  # likewise
-        _check_all(element, plain)
-        return plain
-
-    return _guarded(shape, identity if element.plain else lower, lift)
-
-
-def _mapping(key: Shape, item: Shape, shape: Shape) -> Shape:
-    def lower(value: dict[object, object]) -> object:
-        return {key.lower(name): item.lower(part) for name, part in value.items()}
-
-    def lift(plain: dict[object, object]) -> object:
-        if type(key) is Leaf and type(item) is Leaf:
-            _check_all(key, plain)
-            _check_all(item, plain.values())
-            return plain
-        return {key.lift(name): item.lift(part) for name, part in plain.items()}
-
-    return _guarded(shape, identity if key.plain and item.plain else lower, lift)
+    if origin is tuple:
+        found = before, middle, after = places(arguments)
+        if before or after or not middle:
+            return _in_order(tuple(tuple(map(_shape, some)) for some in found), tuple, shape)
+        arguments = middle
+    if len(arguments) == 2:
+        return mapping(_shape(arguments[0]), _shape(arguments[1]), shape)
+    return collection(_shape(arguments[0]), shape)
 
 
 def _union(arguments: tuple[object, ...], shape: Shape) -> Shape:
     members = {argument: _shape(argument) for argument in arguments}
     shapes = list(members.values())
-    shape.takes, shape.kinds = _joined(s.takes for s in shapes), _joined(s.kinds for s in shapes)
+    shape.takes, shape.kinds = joined(s.takes for s in shapes), joined(s.kinds for s in shapes)
     if all(type(s) is Leaf for s in shapes):
         return Leaf(shape.kinds)
     apart = shape.kinds is not None and sum(len(s.kinds or ()) for s in shapes) == len(shape.kinds)
@@ -395,8 +376,10 @@ def _tagged(members: dict[object, Shape], shape: Shape) -> Shape:
             name = argument.__qualname__ if isinstance(argument, type) and not get_args(argument) else str(argument)
             tags[f"{name}#{len(tags)}" if name in tags else name] = member
     optional = len(tags) < len(members)
+    counted = Counter(kind for member in tags.values() for kind in member.takes or ())
+    alike = {kind for kind, count in counted.items() if count > 1}  # Box[A] and Box[B] are both a Box
     in_order = sorted(tags.items(), key=lambda item: item[1].takes is None)  # what takes anything comes last
-    shape.kinds = _joined((shape.kinds, frozenset((dict,))))
+    shape.kinds = joined((shape.kinds, frozenset((dict,))))
 
     def lower(value: object) -> object:
         if optional and value is None:
@@ -405,9 +388,12 @@ def _tagged(members: dict[object, Shape], shape: Shape) -> Shape:
         for tag, member in in_order:
             if member.accepts(value):
                 try:
-                    return {tag: member.lower(value)}
-                except (TypeError, ValueError) as error:  # list[A] and list[B] both accept a list
-                    failure = error
+                    plain = member.lower(value)
+                    if type(value) in alike:
+                        member.lift(plain)
+                    return {tag: plain}
+                except (TypeError, ValueError) as error:
+                    failure = failure or error
         raise failure or TypeError(f"found {type(value).__qualname__}")
 
     def lift(plain: object) -> object:
@@ -422,79 +408,9 @@ def _tagged(members: dict[object, Shape], shape: Shape) -> Shape:
                 return member.lift(plain)
         raise ValueError(f"expected one of {', '.join(tags)} as the tag")
 
-    return _guarded(shape, lower, lift)
+    return guarded(shape, lower, lift)
 
 
-def _guarded(shape: Shape, lower: Callable[..., object], lift: Callable[..., object]) -> Shape:
-    """Complete a shape: values are checked on the way down, lowered ones on the way up."""
-
-    def lower_checked(value: object) -> object:
-        shape.guard(value)
-        return lower(value)
-
-    def lift_checked(plain: object, _: object = None) -> object:
-        shape.check(plain)
-        return lift(plain)
-
-    shape.lower = identity if lower is identity else lower_checked
-    shape.lift = lift_checked
-    return shape
-
-
-def _check_all(element: Shape, plain: abc.Iterable[object]) -> None:
-    if element.kinds is not None and not element.kinds.issuperset(map(type, plain)):
-        for part in plain:
-            element.check(part)
-
-
-def _joined(kinds: abc.Iterable[Kinds]) -> Kinds:
-    joined: frozenset[type] = frozenset()
-    for some in kinds:
-        if some is None:
-            return None
-        joined |= some
-    return joined
-
-
-def peel(annotation: object) -> object:
-    """What stands under Annotated, NewType, Final, Required and type aliases."""
-    while True:
-        origin = get_origin(annotation)
-        if origin in (typing.Annotated, typing.Final, typing.Required, typing.NotRequired):
-            annotation = get_args(annotation)[0]
-        elif hasattr(annotation, "__supertype__"):
-            annotation = annotation.__supertype__
-        elif type(origin).__name__ == "TypeAliasType":
-            annotation = origin.__value__[get_args(annotation)]  # type: ignore[union-attr]  # an alias has it
-        elif type(annotation).__name__ == "TypeAliasType":
-            annotation = annotation.__value__  # type: ignore[attr-defined]  # likewise
-        else:
-            return annotation
-
-
-def is_union(annotation: object) -> bool:
-    return get_origin(annotation) in (typing.Union, types.UnionType)
-
-
-def hints_of(annotation: object) -> dict[str, object]:
-    """The annotations of a class's fields, its type parameters filled in."""
-    cls = get_origin(annotation) or annotation
-    try:
-        hints = get_type_hints(cls)
-    except Exception:  # names that do not resolve any more: the fields are then undeclared
-        return {}
-    given = dict(zip(getattr(cls, "__parameters__", ()), get_args(annotation), strict=False))
-    return {name: _filled(hint, given) for name, hint in hints.items()}
-
-
-def _filled(hint: object, given: dict[object, object]) -> object:
-    if hint in given:
-        return given[hint]
-    parameters = getattr(hint, "__parameters__", ())
-    if not given or not parameters or isinstance(hint, type):
-        return hint
-    return hint[tuple(given.get(parameter, object) for parameter in parameters)]  # type: ignore[index]  # a generic
-
-
-def _names(kinds: frozenset[type]) -> str:
-    return " or ".join(sorted(kind.__qualname__ for kind in kinds))
+def _stand_in(parameter: object) -> object:
+    peeled = peel(parameter)
+    return object if peeled is parameter else peeled

@@ -10,12 +10,14 @@ builds nothing but the types above, and what it builds is bounded by the constan
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from functools import partial
 from itertools import chain
 from struct import Struct
+from typing import cast
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -24,8 +26,11 @@ from msgpack import ExtType, Packer, Timestamp, Unpacker, unpackb  # type: ignor
 from dasync.errors import DecodeError
 
 DEPTH_MAX = 100  # containers in containers: classes take 5 Python frames per level, of the 1000 that there are
-CONTAINERS_MAX = 1_000_000  # in one payload; an empty list is 1 byte there and 64 in memory
+CONTAINERS_MAX = 1_000_000  # in one payload; an empty list is 1 byte there and 64 in memory, a dict counts twice
+ALIKE_MAX = 64  # keys of a dict, elements of a set, with the same hash: n of them cost n * n comparisons
+ALIKE_FROM = 256  # as many may all be alike
 SETS_MAX = 8  # sets in sets: each level holds a copy of its bytes
+REASON_MAX = 500  # characters of another error's text: a validator may say as much as the value has
 SCREEN_MIN_BYTES = 4096  # from here on lengths are checked before memory is taken for them
 
 PRIMITIVES = frozenset((type(None), bool, int, float, str, bytes))  # immutable, the same object after a round trip
@@ -34,6 +39,8 @@ _TUPLE, _SET, _FROZENSET, _INT, _DATETIME, _DATE, _TIME, _TIMEDELTA, _DECIMAL, _
 _MARK = ExtType(_TUPLE, b"")
 _MARK_BYTES = b"\xc7\x00\x01"
 _CONTAINERS = frozenset((list, tuple, dict, set, frozenset))
+_SALTED = frozenset((str, bytes, type(None), bool))  # or few
+_WORD = 2**64  # of the ints below, 17 at most have the same hash
 _FOREIGN = frozenset((bytearray, memoryview, ExtType, Timestamp))  # msgpack writes them, they come back as others
 _HEADERS = bytes((*range(0x80, 0xA0), *range(0xC7, 0xCA), *range(0xD4, 0xD9), *range(0xDC, 0xE0)))
 _FOREIGN_HEADERS = bytes((*range(0xC4, 0xCA), *range(0xD4, 0xD9)))
@@ -68,11 +75,12 @@ def loads(data: bytes) -> object:
 
 
 def reason(error: Exception) -> str:
-    """What an error says, for another's text: some of msgpack's say nothing, some of cattrs' cannot."""
+    """What an error says, on one line, for another's text: some of msgpack's say nothing, some of cattrs' cannot."""
     try:
-        return str(error) or type(error).__name__
+        told = " ".join(str(error).split())
     except Exception:
-        return type(error).__name__
+        told = ""
+    return f"{told:.{REASON_MAX}}" or type(error).__name__
 
 
 def survey(value: object) -> None:
@@ -101,7 +109,7 @@ def _load(data: bytes, depth: int, built: list[int] | None) -> object:
         if len(data) > SCREEN_MIN_BYTES:
             _screen(data)
     value: object
-    if built is None and headers <= CONTAINERS_MAX and _MARK_BYTES not in data:
+    if built is None and headers <= CONTAINERS_MAX // 2 and _MARK_BYTES not in data:
         value = unpackb(data, strict_map_key=False, timestamp=3, object_pairs_hook=_dict, ext_hook=_EXT_HOOKS[depth])
     else:
         builder = _Builder(depth, built or [0])
@@ -146,6 +154,7 @@ class _Builder:
 
     def map(self, pairs: list[tuple[object, object]]) -> dict[object, object]:
         self.count()
+        self.count()
         return _dict(pairs)
 
     def ext(self, code: int, data: bytes) -> object:
@@ -164,10 +173,26 @@ class _Builder:
 
 
 def _dict(pairs: list[tuple[object, object]]) -> dict[object, object]:
+    if len(pairs) > ALIKE_FROM:
+        _tell_apart([key for key, _ in pairs])
     result = dict(pairs)
     if len(result) != len(pairs):
         raise DecodeError("a map with duplicate keys")
     return result
+
+
+def _tell_apart(keys: list[object]) -> None:
+    """Python salts the hashes of text and bytes alone: of numbers, anybody can make many with one hash."""
+    kinds = set(map(type, keys))
+    if kinds <= _SALTED:
+        return
+    if kinds == {int}:
+        numbers = cast("list[int]", keys)
+        if min(numbers) > -_WORD and max(numbers) < _WORD:
+            return
+    hashes = list(map(hash, keys))
+    if len(set(hashes)) < len(keys) and Counter(hashes).most_common(1)[0][1] > ALIKE_MAX:
+        raise DecodeError(f"more than {ALIKE_MAX} keys of a map, or elements of a set, with the same hash")
 
 
 def _ext(depth: int, built: list[int] | None, code: int, data: bytes) -> object:
@@ -177,6 +202,8 @@ def _ext(depth: int, built: list[int] | None, code: int, data: bytes) -> object:
         items = _load(data, depth + 1, built)
         if type(items) is not list:
             raise DecodeError("a set without elements' list")
+        if len(items) > ALIKE_FROM:
+            _tell_apart(items)
         result = set(items) if code == _SET else frozenset(items)
         if len(result) != len(items):
             raise DecodeError("a set with duplicate elements")

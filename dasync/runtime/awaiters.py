@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Protocol, cast
+from typing import Protocol, TypeVar, cast
 
 from dasync.runtime.branch import BranchTask
 from dasync.runtime.promise import Promise
@@ -37,6 +37,9 @@ class Holder(Protocol):
         """One of them waits no longer."""
 
 
+H = TypeVar("H", bound=Holder)
+
+
 class Running(Protocol):
     """An execution that may be asked for its asyncio tasks."""
 
@@ -64,7 +67,6 @@ class Awaiters:
 
     def __init__(self) -> None:
         self._of: dict[str, list[Waiter]] = {}
-        self._by_holder: dict[Holder, dict[Waiter, str]] = {}
         self.view = AwaitersView(self._of)
 
     def add(self, promise: Promise[object], loop: asyncio.AbstractEventLoop) -> Waiter:
@@ -85,8 +87,6 @@ class Awaiters:
             self._of[promise.id] = [waiter]
         else:
             waiting.append(waiter)
-        if waiter.held is not None:
-            self._by_holder.setdefault(waiter.held, {})[waiter] = promise.id
         return waiter
 
     def remove(self, id: str, waiter: asyncio.Future[None]) -> None:
@@ -94,7 +94,7 @@ class Awaiters:
         waiting = self._of.get(id)
         if waiting is not None and isinstance(waiter, Waiter) and waiter in waiting:
             waiting.remove(waiter)
-            self._unblock(waiter)
+            _unblock(waiter)
             if not waiting:
                 del self._of[id]
 
@@ -102,18 +102,8 @@ class Awaiters:
         """All of them wait no longer."""
         waiting = self._of.pop(id, [])
         for waiter in waiting:
-            self._unblock(waiter)
+            _unblock(waiter)
         return waiting
-
-    def _unblock(self, waiter: Waiter) -> None:
-        if waiter.held is None:
-            return
-        mine = self._by_holder[waiter.held]
-        del mine[waiter]
-        if not mine:
-            del self._by_holder[waiter.held]
-        if waiter.elsewhere:
-            waiter.held.unblock()
 
     def beside(self, id: str, holder: object) -> bool:
         """Whether anybody waits for a promise who does not belong to that task."""
@@ -128,17 +118,19 @@ class Awaiters:
         """Those who are not executions."""
         return [waiter for waiting in self._of.values() for waiter in waiting if waiter.held is None]
 
-    def awaited_by(self, held: Holder) -> list[str]:
-        """What a task waits for that is settled elsewhere; nothing, if any of its asyncio tasks does something else."""
-        waits = self._by_holder.get(held, {})
-        waiting_tasks = {waiter.task for waiter in waits if not waiter.done()}
-        for execution in held.running.values():
-            running = execution.tasks()
-            body, others = running[0] if running else None, running[1:]
-            # A body that awaits no promise waits for the tasks that it has made, if it has made any.
-            if any(task not in waiting_tasks for task in others) or not (body in waiting_tasks or others):
-                return []
-        return sorted({id for waiter, id in waits.items() if waiter.elsewhere})
+    def awaited_by(self, tasks: Iterable[H]) -> dict[H, list[str]]:
+        """Those among `tasks` that do nothing but wait for what is settled elsewhere, and what each waits for."""
+        waits: dict[H, list[tuple[str, Waiter]]] = {held: [] for held in tasks}
+        for id, waiting in self._of.items():
+            for waiter in waiting:
+                if waiter.held in waits:
+                    waits[waiter.held].append((id, waiter))
+        return {
+            held: sorted({id for id, waiter in mine if waiter.elsewhere})
+            for held, mine in waits.items()
+            if any(waiter.elsewhere for _, waiter in mine)
+            and _only_waits(held, {waiter.task for _, waiter in mine if not waiter.done()})
+        }
 
     def __contains__(self, id: str) -> bool:
         return id in self._of
@@ -164,3 +156,19 @@ class AwaitersView(Mapping[str, tuple[str, ...]]):
 
     def __repr__(self) -> str:
         return repr(dict(self))
+
+
+def _only_waits(held: Holder, waiting: set[asyncio.Task[object] | None]) -> bool:
+    """Whether none of a task's asyncio tasks does anything but wait for promises, or for each other."""
+    for execution in held.running.values():
+        running = execution.tasks()
+        body, others = running[0] if running else None, running[1:]
+        # A body that awaits no promise waits for the tasks that it has made, if it has made any.
+        if any(task not in waiting for task in others) or not (body in waiting or others):
+            return False
+    return True
+
+
+def _unblock(waiter: Waiter) -> None:
+    if waiter.held is not None and waiter.elsewhere:
+        waiter.held.unblock()

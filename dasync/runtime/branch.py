@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, ContextVar
+from threading import get_ident
 from typing import Protocol, TypedDict, TypeVar, Unpack
 
 from dasync.core import ids
@@ -93,21 +94,28 @@ class Threaded(Protocol):
     """The body of a function that is not `async def`, in its thread."""
 
     branch: Branch
+    thread_id: int
 
     @property
     def desk(self) -> object:
         """Where the invocations made in the thread go: the execution, by way of the asyncio loop's own thread."""
 
-    def wait(self, awaited: Coroutine[object, object, T], timeout_s: float | None) -> T:
-        """Block the thread until `awaited` has run on the asyncio loop."""
+    def wait(self, awaited: Callable[[], Coroutine[object, object, T]], timeout_s: float | None) -> T:
+        """Block the thread until what `awaited` makes has run on the asyncio loop."""
 
 
 # Set in the context of every execution, and so in that of each callback which it schedules.
 inside: ContextVar[bool] = ContextVar("dasync_inside", default=False)
 
 
-# Set in the thread in which a function runs that is not `async def`.
+# Set in the context in which a function runs that is not `async def`, and so in those of all that it starts.
 thread: ContextVar[Threaded | None] = ContextVar("dasync_thread", default=None)
+
+
+def body() -> Threaded | None:
+    """What runs in this very thread: the body of a function that is not `async def`, or nothing of the kind."""
+    found = thread.get()
+    return found if found is not None and found.thread_id == get_ident() else None
 
 
 def current() -> Branch | None:

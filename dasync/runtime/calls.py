@@ -189,7 +189,7 @@ class Calls(ABC):
             if not child.local and not child.timer:
                 host.handlers.listen(promise)
         else:
-            child.enqueue(urgent=not child.local and not child.timer)
+            child.enqueue(urgent=child.function == RETRY or not (child.local or child.timer))
         if child.timeout_at is not None:
             host.call_at(child.timeout_at, Deadline(host, promise))
         if child.local and run is not None:

@@ -6,10 +6,12 @@ their remote children would keep those children from being acquired. It acquires
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import islice
 
 from dasync.runtime.held import Held
+
+SPARE_SHARE = 16  # of those that may stay, a sixteenth goes along when some must go
 
 
 class Capacity:
@@ -63,8 +65,19 @@ class Capacity:
             self._freed()
 
     def too_many(self) -> list[Held]:
-        """Those that only wait, beyond the number that may stay here: the longest waiting."""
-        return [self.held[id] for id in islice(self._waiting, max(0, len(self._waiting) - self._max_resident))]
+        """Those that only wait, beyond the number that may stay here: the longest waiting.
+
+        Somewhat more than must go, so that a growing crowd is not looked through for each who comes.
+        """
+        excess = len(self._waiting) - self._max_resident
+        spare = self._max_resident // SPARE_SHARE if excess > 0 else 0
+        return [self.held[id] for id in islice(self._waiting, max(0, excess + spare))]
+
+    def busy(self, tasks: Iterable[Held]) -> None:
+        """These do something besides waiting: their turn to go comes after those that do not."""
+        for held in tasks:
+            if held.id in self._waiting:
+                self._waiting[held.id] = self._waiting.pop(held.id)
 
     @property
     def crowded(self) -> bool:

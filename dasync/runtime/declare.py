@@ -143,6 +143,18 @@ def _check_function(fn: object) -> None:
         raise TypeError("a lambda has no name under which it could be found after a crash: use def or async def")
     if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
         raise TypeError(f"{fn.__qualname__} yields, and a promise has one value: return a list instead")
+    _check_defaults(fn)
+
+
+def _check_defaults(fn: Callable[..., object]) -> None:
+    """A default is made once and shared by every run, so one that changes makes a replay see something else."""
+    for name, parameter in inspect.signature(fn).parameters.items():
+        if isinstance(parameter.default, list | dict | set | bytearray):
+            kind = type(parameter.default).__name__
+            raise TypeError(
+                f"{fn.__qualname__}(): every run would share the {kind} that is the default of {name!r}: use None, and"
+                " make it inside"
+            )
 
 
 def _declared(on: str | None, timeout: Seconds | None, retry: Retry | None) -> Options:

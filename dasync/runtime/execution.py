@@ -1,8 +1,8 @@
 """Drive one function until it is done or blocked.
 
 An execution is one run of a promise's function, as an asyncio task on the host's loop or in a worker thread. This
-file decides when it starts, what its end means, when it is tried again, and in which order it and its children end;
-what it invokes meanwhile is `calls.py`, what is written of it `child.py`.
+file decides when it starts, what its end means, and in which order it and its children end; what it invokes meanwhile
+is `calls.py`, what is written of it `child.py`, when it is tried again `attempts.py`.
 """
 
 from __future__ import annotations
@@ -13,21 +13,17 @@ from typing import NamedTuple
 from dasync.core import codec, failure, ids
 from dasync.core.model import State
 from dasync.core.protocol import PromiseCancel, TaskFence
-from dasync.errors import LeaseLost, Suspended
+from dasync.errors import InvariantViolated, LeaseLost, Suspended
 from dasync.runtime import branch
+from dasync.runtime.attempts import attempts
 from dasync.runtime.branch import Branch, BranchTask
 from dasync.runtime.calls import Calls
 from dasync.runtime.child import Child, Fulfill
 from dasync.runtime.cut import CUT, Cut
 from dasync.runtime.function import Function
 from dasync.runtime.held import Held
-from dasync.runtime.policy import is_final
 from dasync.runtime.promise import Promise
-from dasync.runtime.registry import policy_of
 from dasync.runtime.threads import Body
-from dasync.system import stream
-
-MAX_KEPT_ERROR_BYTES = 16_384  # of each failed attempt
 
 
 class Invocation(NamedTuple):
@@ -42,14 +38,14 @@ class Execution(Calls):
     """One run of one promise's function."""
 
     __slots__ = (
-        "_abandoned", "_body", "_canceling", "_child", "_function", "_param", "_reason", "_started", "_tags", "_task",
-        "_tasks",
+        "_abandoned", "_body", "_canceling", "_child", "_reason", "_started", "_task", "_tasks", "function", "param",
+        "tags",
     )  # fmt: skip
 
     def __init__(self, held: Held, id: str, invocation: Invocation, child: Child | None) -> None:
         super().__init__(held, id, held.timeout_at if child is None else child.timeout_at)
         self._child = child  # what it runs for; None: the task's own promise
-        self._function, self._param, self._tags = invocation
+        self.function, self.param, self.tags = invocation
         self._tasks: set[asyncio.Task[object]] | None = None
         self._task: BranchTask[None] | None = None
         self._body: Body | None = None
@@ -63,8 +59,10 @@ class Execution(Calls):
         self.held.running[self.id] = self
         if (recorded := self.held.history.get(ids.cut(self.id))) is not None:
             self.cut = Cut(self, None, self._decision(recorded.id, CUT).known)
-        here = Branch(self, ids.places(self.id))
-        self._task = branch.task(self._run(args, kwargs), here, asyncio.get_running_loop(), name=self.id)
+        here, loop = Branch(self, ids.places(self.id)), asyncio.get_running_loop()
+        # A child's context is a copy of its parent's, a task's own one of the EventLoop's.
+        context = self.held.host.context.copy() if self._child is None else None
+        self._task = branch.task(self._run(args, kwargs), here, loop, name=self.id, context=context)
 
     def run_child(
         self, child: Child, function: Function[..., object], args: tuple[object, ...], kwargs: dict[str, object]
@@ -127,7 +125,7 @@ class Execution(Calls):
                 self.unwritten = self.cut.value()
             self.record_cut()
         for child in self.children.values():
-            child.part(self.held)
+            self.held.host.handlers.hand_on(child.promise, child, self.held)
 
     # -- as its cut sees it
 
@@ -171,8 +169,6 @@ class Execution(Calls):
     async def _run(self, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         held = self.held
         self._started = True
-        if not branch.inside.get():  # a child's context is a copy of its parent's
-            branch.inside.set(True)
         value: object = None
         raw: bytes | None
         try:
@@ -180,8 +176,15 @@ class Execution(Calls):
                 await asyncio.shield(held.barrier)
             if self.cut is not None:
                 self.cut.approach()
+            direct, failed = not self.function.threaded and ids.retry(self.id, 1) not in held.history, None
             try:
-                value = await self._attempts(args, kwargs)
+                try:
+                    if direct:
+                        value = await self.function.fn(*args, **kwargs)  # a frame between would cost all who wait
+                except Exception as error:
+                    failed = error
+                if failed is not None or not direct:  # not in the handler: the next error has another reason
+                    value = await attempts(self, args, kwargs, failed)
             finally:
                 if self.cut is not None:
                     self.cut.let_go()
@@ -189,9 +192,12 @@ class Execution(Calls):
                 value = await self._linked(value)
             if self.children or self._tasks or self.failed:
                 await self._finish()
-            raw, value = codec.encode_result(value, self._function.result, held.host.max_payload)
+            raw, value = codec.encode_result(value, self.function.result, held.host.max_payload)
             state = State.RESOLVED
         except (Suspended, LeaseLost):
+            return
+        except InvariantViolated as error:  # another EventLoop's, awaited in here: nothing is settled by it
+            held.lost(str(error))
             return
         except asyncio.CancelledError:
             if not await self._interrupted():
@@ -208,58 +214,26 @@ class Execution(Calls):
             held.running.pop(self.id, None)
         self._settle(state, raw, value)
 
-    async def _attempts(self, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
-        """Run the function, and after a failure again, as its policy says."""
-        failures = 0
-        while ids.retry(self.id, failures + 1) in self.held.history:  # what an earlier run has tried already
-            failures += 1
-            await self._back_off(failures, b"", 0)
-        while True:
-            if failures:
-                args, kwargs = self._function.shape.decode(self._param)
-            try:
-                if self._function.threaded:
-                    return await self._in_thread(args, kwargs)
-                return await self._function.fn(*args, **kwargs)
-            except Exception as error:
-                delay_s = self._delay_s(failures + 1, error)
-                if delay_s is None:
-                    raise
-                raw = failure.encode_error(error, min(MAX_KEPT_ERROR_BYTES, self.held.host.max_payload))
-            failures += 1
-            await _cancel([task for task in self._tasks or () if not task.done()])
-            await self._back_off(failures, raw, delay_s)
-
-    async def _back_off(self, failures: int, error: bytes, delay_s: float) -> None:
-        """Wait for the next attempt, which invokes at places of its own."""
-        await self.backoff(failures, error, delay_s)
-        if self._task is not None:
-            self._task.branch = Branch(self, ids.places(ids.retry(self.id, failures)))
-
-    def _delay_s(self, failures: int, error: Exception) -> float | None:
-        """How long to wait after that failure; None: it is the last one."""
-        said = policy_of(self._tags, self._function)
-        policy = self.held.host.retry if said is None else said
-        if is_final(error) or self._abandoned or self._canceling or self.held.signal is not None:
-            return None
-        draw = stream(self.held.random_seed(ids.retry(self.id, failures))).random()
-        delay_s = policy.delay_s(failures, draw)
-        if delay_s is not None and self.invoked:
-            if said is not None:
-                self.held.host.say_once(
-                    f"{self._function.name!r} failed after it had invoked other functions, so its retry policy does"
-                    " not apply: give the policy to those that may fail, or catch the error"
-                )
-            return None
-        return delay_s
-
-    async def _in_thread(self, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+    async def call(self, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        """Run the function once."""
+        if not self.function.threaded:
+            return await self.function.fn(*args, **kwargs)
         at = self._task.branch if self._task is not None else Branch(self, ids.places(self.id))
         self._body = Body(self, self, at, self.held.host.seats)
         try:
-            return await self._body.run(self._function.fn, args, kwargs)
+            return await self._body.run(self.function.fn, args, kwargs)
         finally:
             self._body = None
+
+    async def begin_again(self, prefix: str) -> None:
+        """What the last attempt has left behind ends; the next one invokes at places that begin with `prefix`."""
+        await _cancel([task for task in self._tasks or () if not task.done()])
+        if self._task is not None:
+            self._task.branch = Branch(self, prefix)
+
+    def is_ending(self) -> bool:
+        """Whether it ends in any case: canceled, or gone from here."""
+        return self._abandoned or self._canceling or self.held.signal is not None
 
     async def _linked(self, promise: Promise[object]) -> object:
         """The value of the promise that the function gave back: its own settles as that one does."""
@@ -327,7 +301,7 @@ class Execution(Calls):
         if state is not State.RESOLVED and held.history:
             self._forsake()
         for child in self.children.values():  # timers, and what somebody outside settles
-            child.part(self)
+            held.host.handlers.hand_on(child.promise, child, self)
         if self._child is not None:
             self._child.settle(state, raw, value)
         else:

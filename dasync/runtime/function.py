@@ -12,6 +12,7 @@ import typing
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from types import CellType, SimpleNamespace
 from typing import Generic, ParamSpec, Protocol, TypeVar, cast
 
 from dasync.core import codec, ids, protocol
@@ -23,6 +24,7 @@ from dasync.runtime.promise import Promise
 
 P = ParamSpec("P")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 Seconds = float | timedelta
 OWN_TAGS = "dasync."
 MAX_TAGS = 64  # on one promise; each with at most MAX_NAME_CHARS characters of key and value
@@ -119,7 +121,7 @@ class Caller(Protocol):
         """Cancel a promise, if it is a child of this execution."""
 
 
-class Function(Generic[P, R]):
+class Function(Generic[P, R_co]):
     """A function that can be invoked durably: calling it gives a `Promise`. Made by `function` and `remote`."""
 
     def __init__(
@@ -127,7 +129,7 @@ class Function(Generic[P, R]):
     ) -> None:
         self.name = name
         self.version = version
-        self.fn = cast("Callable[P, Coroutine[object, object, R]]", fn)
+        self.fn = cast("Callable[P, Coroutine[object, object, R_co]]", fn)
         """The function as written, for unit tests."""
         self.threaded = fn is not None and not inspect.iscoroutinefunction(fn)
         """It is no `async def`: it runs in a worker thread."""
@@ -146,7 +148,7 @@ class Function(Generic[P, R]):
     def __repr__(self) -> str:
         return f"<dasync function {self.name!r} version {self.version}>"
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Promise[R]:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Promise[R_co]:
         """Invoke: the function starts, the caller never suspends. Raises `TypeError` for wrong arguments."""
         at = here()
         if at is None:
@@ -163,7 +165,7 @@ class Function(Generic[P, R]):
         detached: bool | None = None,
         version: int | None = None,
         tags: Mapping[str, str] | None = None,
-    ) -> Function[P, R]:
+    ) -> Function[P, R_co]:
         """A copy that invokes with these options; what is not given stays as it is.
 
         `id` names a root promise: invoking it again with the same function, version and arguments gives the
@@ -195,7 +197,7 @@ class Function(Generic[P, R]):
         )
         return self.adopting(configured)
 
-    def adopting(self, options: Options) -> Function[P, R]:
+    def adopting(self, options: Options) -> Function[P, R_co]:
         """A copy that invokes with exactly these options."""
         copy = object.__new__(type(self))
         copy.__dict__.update(self.__dict__)
@@ -246,12 +248,17 @@ def here() -> Branch | None:
     try:
         at = branch.current()
     except RuntimeError:
-        if (body := branch.thread.get()) is not None:
+        if (body := branch.body()) is not None:
             return body.branch
         raise NoEventLoop(
             "a dasync function was invoked outside asyncio: invoke it in a coroutine, under dasync.run(main) or"
             " `async with dasync.EventLoop(...)`; its body as written is f.fn"
         ) from None
+    if at is None and branch.body() is not None:
+        raise NoEventLoop(
+            "a dasync function was invoked under asyncio.run in a function that is not `async def`: that asyncio loop"
+            " of its own knows no promises; make the function `async def`, or invoke outside asyncio.run and wait()"
+        )
     if at is None and branch.inside.get():
         raise NoEventLoop(
             "a dasync function was invoked from a bare callback inside an execution (call_soon, a done callback):"
@@ -262,8 +269,8 @@ def here() -> Branch | None:
 
 def caller(at: Branch) -> Caller:
     """The execution that a branch belongs to, as it can be reached from this thread."""
-    body = branch.thread.get()
-    return cast(Caller, body.desk if body is not None and body.branch is at else at.owner)
+    body = branch.body()
+    return cast(Caller, at.owner if body is None else body.desk)
 
 
 _hosts: dict[asyncio.AbstractEventLoop, list[Host]] = {}
@@ -334,13 +341,33 @@ def _positional_only_count(signature: inspect.Signature | None) -> range | None:
 
 
 def _hints(fn: Callable[..., object] | None) -> dict[str, object]:
-    """Its annotations, evaluated; one that names what does not exist is an error with the function's name."""
+    """Its annotations, evaluated; one that names what does not exist is an error with the function's name.
+
+    In a function that is local to another one, names of that other one are known only where the body uses them too;
+    an annotation with others stays a string: it declares nothing, and the error for a value that needed it says so.
+    """
     if fn is None:
         return {}
-    try:
-        return typing.get_type_hints(fn, include_extras=True)
-    except NameError as error:
-        local = "<locals>" in fn.__qualname__
-        if not local:
+    if "<locals>" not in fn.__qualname__:
+        try:
+            return typing.get_type_hints(fn, include_extras=True)
+        except NameError as error:
             raise TypeError(f"{fn.__qualname__}: cannot read its annotations: {error}") from error
-        return {}  # names local to a function cannot be seen from here: such values travel without annotations
+    hints: dict[str, object] = {}
+    cells = getattr(fn, "__closure__", None) or ()
+    names = getattr(getattr(fn, "__code__", None), "co_freevars", ())
+    local = {name: cell.cell_contents for name, cell in zip(names, cells, strict=True) if _is_full(cell)}
+    for name, hint in getattr(fn, "__annotations__", {}).items():
+        one = SimpleNamespace(__annotations__={name: hint})
+        try:
+            hints |= typing.get_type_hints(one, getattr(fn, "__globals__", {}), local, include_extras=True)
+        except NameError:
+            hints[name] = hint
+    return hints
+
+
+def _is_full(cell: CellType) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:  # what it will hold is not made yet
+        return False

@@ -7,6 +7,7 @@ ends them when the claim is gone. It says what must be written; the journal writ
 from __future__ import annotations
 
 import asyncio
+from contextvars import Context
 from hashlib import sha256
 from typing import Protocol
 
@@ -27,6 +28,8 @@ class Host(Protocol):
     clock: Clock
     journal: Journal
     max_payload: int
+    context: Context
+    """The context variables that executions begin with."""
     retry: Retry
     """The policy of functions that have none of their own."""
     seats: Seats

@@ -169,8 +169,8 @@ class Journal:
                 self._wake = None
                 self._urgent = False
                 while self._queue:
-                    batch = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_BATCH))]
-                    await self._commit(batch)
+                    # Not by a name here: while nothing is to be written, that would keep what the last batch settled.
+                    await self._commit([self._queue.popleft() for _ in range(min(len(self._queue), MAX_BATCH))])
         except (Exception, InvariantViolated) as cause:
             # Nothing more is written: the store is damaged, or we are.
             error: BaseException = cause

@@ -93,9 +93,9 @@ class Retry:
         if self.kind == "never" or (self.attempts is not None and failures >= self.attempts):
             return None
         try:
-            delay = self.initial * self.factor ** (failures - 1) + self.step * (failures - 1)
+            delay = self.initial * float(self.factor) ** (failures - 1) + self.step * (failures - 1)
         except OverflowError:
-            delay = self.cap
+            delay = self.cap if self.initial else 0.0
         return min(self.cap, min(self.cap, delay) * (1 + self.jitter * (2 * draw - 1)))
 
     def text(self) -> str:
@@ -106,7 +106,7 @@ class Retry:
     @classmethod
     def parse(cls, text: str) -> Retry:
         """What `text()` gave. Raises ValueError for anything else."""
-        kind, *told = text.split()
+        kind, *told = text.split() or [""]
         names = {"attempts", *_KINDS.get(kind, ())}
         values: dict[str, float] = {}
         for one in told:

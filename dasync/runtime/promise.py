@@ -7,15 +7,17 @@ settlement is durable; it settles nothing by itself and knows no store.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine, Generator, Iterable
 from typing import Generic, NoReturn, Protocol, TypeVar, cast
 
-from dasync.core import codec
+from dasync.core import codec, ids
 from dasync.core.model import State
 from dasync.errors import DecodeError, PromiseCanceled, PromiseTimedOut
 from dasync.runtime import branch
 
 T_co = TypeVar("T_co", covariant=True)
+_log = logging.getLogger("dasync")
 UNREAD = object()  # a value that is not decoded yet
 
 
@@ -37,7 +39,7 @@ class Tracker(Protocol):
     def track(self, promise: Promise[object]) -> None:
         """From now on it is among the tracked promises."""
 
-    def hand_on(self, promise: Promise[object], holder: object) -> None:
+    def hand_on(self, promise: Promise[object], watcher: Watcher, holder: object) -> None:
         """What it belongs to (`holder`) is no more here: it is tracked for others who wait, or not at all."""
 
     def listen(self, promise: Promise[object]) -> None:
@@ -117,6 +119,11 @@ class Promise(Coroutine[object, object, T_co], Generic[T_co]):
         self._refusal: BaseException | None = None
         self._births: list[asyncio.Future[None]] | None = None
         self._drivers: dict[asyncio.Task[object] | None, Generator[object, object, T_co]] | None = None
+
+    def __del__(self) -> None:
+        # A child's failure rejects its parent; of a root's, which nobody asked for, nobody would ever hear.
+        if self._state is State.REJECTED and not self.heard and ids.root_of(self.id) == self.id:
+            _log.error("%s has failed, and nobody asked for its outcome: `dasync show %s` tells it", self.id, self.id)
 
     def __repr__(self) -> str:
         return f"<Promise {self.id!r} {self._state.value}>"
@@ -224,11 +231,11 @@ class Promise(Coroutine[object, object, T_co], Generic[T_co]):
             12
         """
         self.heard = True
-        body = branch.thread.get()
+        body = branch.body()
         if _in_a_loop():
             raise RuntimeError(f"wait() would block the asyncio loop: use `await` for promise {self.id!r}")
         if body is not None:
-            body.wait(self.settlement(), timeout)
+            body.wait(self.settlement, timeout)
         elif not self.done() and not self.refused:
             waiting = asyncio.run_coroutine_threadsafe(self.settlement(), self._tracker.check_open())
             try:

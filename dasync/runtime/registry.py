@@ -79,6 +79,11 @@ def error(cls: E) -> E:
     """
     if not (isinstance(cls, type) and issubclass(cls, BaseException)):
         raise TypeError(f"@dasync.error takes an exception class, not {cls!r}")
+    if failure.is_signal(cls):
+        raise TypeError(
+            f"@dasync.error: {cls.__qualname__} ends or redirects the code that meets it (as KeyboardInterrupt,"
+            " CancelledError and StopIteration do); what awaits a promise gets errors only: derive it from Exception"
+        )
     _errors[failure.error_name(cls)] = cls
     return cls
 

@@ -114,7 +114,7 @@ class Roots:
 
     def _begin(self, create: PromiseCreate, annotation: object, *, local: bool) -> Promise[object]:
         promise = self._handlers.handle(create.id, annotation)
-        root = Root(self._host, promise, create, local=local, patient=branch.current() is not None)
+        root = Root(self._host, promise, create, local=local, patient=branch.inside.get())
         self._handlers.begin(promise, root)
         return promise
 
@@ -141,13 +141,6 @@ class Root:
         """An execution made it: that waits while the store is away, where a program outside is told."""
         self._reserved = False
 
-    def stands_for(self, record: PromiseRecord) -> bool:
-        """Whether a record is of this very invocation."""
-        mine = self._create
-        return (record.function, record.version, record.param, record.timer) == (
-            mine.function, mine.version, mine.param, mine.timer,
-        )  # fmt: skip
-
     def command(self) -> Command:
         host = self._host
         self._reserved = self._local and host.reserve() > 0
@@ -173,10 +166,10 @@ class Root:
             why = f"{promise.id!r} was not created: {reply.reason}; invoke it again"
             host.handlers.refuse(promise, StoreUnavailable(why))
             return
-        if not self.stands_for(record):
+        if not stands_for(self._create, record):
             if mine is not None:
                 host.give_back(mine)
-            host.handlers.refuse(promise, PromiseConflict(_conflict(record, self._create)))
+            host.handlers.refuse(promise, PromiseConflict(conflict(record, self._create)))
             return
         promise.mark_stored()
         if record.state is not State.PENDING:
@@ -237,7 +230,16 @@ class Listening:
         return final
 
 
-def _conflict(record: PromiseRecord, create: PromiseCreate) -> str:
+def stands_for(create: PromiseCreate, record: PromiseRecord) -> bool:
+    """Whether the promise that is there is of that very invocation."""
+    return (record.function, record.version, record.param, record.timer) == (
+        create.function, create.version, create.param, create.timer,
+    )  # fmt: skip
+
+
+def conflict(record: PromiseRecord, create: PromiseCreate) -> str:
+    """What is wrong where it is not."""
+
     def told(function: str, version: int) -> str:
         return f"{function!r} (version {version})" if function else "a promise that is settled outside"
 

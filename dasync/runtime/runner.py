@@ -7,13 +7,15 @@ acquires nothing (the worker does) and tracks nothing (the handlers do).
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextvars import copy_context
 from typing import Protocol, cast
 
 from dasync.core.model import PromiseRecord
 from dasync.core.protocol import Acquired, Claim, TaskHalt, TaskRelease
 from dasync.errors import DecodeError, FunctionNotFound
 from dasync.ports import Clock, Ring
+from dasync.runtime import branch
 from dasync.runtime.branch import Branch
 from dasync.runtime.capacity import Capacity
 from dasync.runtime.execution import Execution, Invocation
@@ -65,6 +67,8 @@ class Runner:
         self.max_payload = max_payload
         self.retry = retry
         self.seats = Seats()
+        self.context = copy_context()
+        self.context.run(branch.inside.set, True)
         self._said: set[str] = set()
         self._functions = functions
 
@@ -103,9 +107,9 @@ class Runner:
         if promise is not None:
             self.handlers.return_(promise, record.state, record.value)
 
-    def awaited_by(self, held: Held) -> list[str]:
-        """What a task waits for that is settled elsewhere; nothing, if it has anything else to do."""
-        return self.handlers.awaiters.awaited_by(held)
+    def awaited_by(self, tasks: Iterable[Held]) -> dict[Held, list[str]]:
+        """Those among `tasks` that do nothing but wait for what is settled elsewhere, and what each waits for."""
+        return self.handlers.awaiters.awaited_by(tasks)
 
     def rejoined(self) -> None:
         """This process is a new incarnation: nobody tells it anything that it does not ask for again."""

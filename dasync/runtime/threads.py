@@ -12,11 +12,14 @@ import math
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError as WaitCanceled
 from concurrent.futures import Future
+from contextlib import suppress
+from threading import get_ident
 from typing import Protocol, TypeVar
 
 import anyio
 import anyio.to_thread
 
+from dasync.errors import Suspended
 from dasync.runtime import branch
 from dasync.runtime.branch import Branch
 from dasync.runtime.function import Caller, Decision, Function
@@ -24,6 +27,7 @@ from dasync.runtime.promise import Promise
 
 T = TypeVar("T")
 R = TypeVar("R")
+LOOK_S = 1.0  # how often a thread that waits for the asyncio loop looks whether that has ended
 MAX_THREADS = 40  # bodies that run at a time in one EventLoop, as many as asyncio libraries take by default
 
 
@@ -47,12 +51,16 @@ class Body:
 
     def __init__(self, owner: Owner, calls: Caller, at: Branch, seats: Seats) -> None:
         self.branch = at
+        self.thread_id = 0
+        """Of the thread that it runs in now."""
         self._desk = Desk(calls, self)
         self._owner = owner
         self._seats = seats
         self._loop = asyncio.get_running_loop()
         self._seated = False
-        self._interrupted = False
+        self._interrupted = False  # it is yet to be told so
+        self._over = False
+        self._task: asyncio.Task[object] | None = None  # the one that runs it, until it has a seat
         self._waiting: asyncio.Task[object] | None = None
 
     @property
@@ -62,25 +70,37 @@ class Body:
 
     async def run(self, fn: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         """Run `fn` in a thread. Canceled, this returns at once, and the thread ends at its next durable operation."""
-        await self._sit()
+        self._task = asyncio.current_task()
         try:
-            return await anyio.to_thread.run_sync(
+            await self._sit()
+            self._task = None
+            value = await anyio.to_thread.run_sync(
                 self._enter, fn, args, kwargs, abandon_on_cancel=True, limiter=self._seats.limiter
             )
         finally:
+            self._over = True
             self._rise()
+        if self._interrupted:
+            raise asyncio.CancelledError
+        return value
 
     def interrupt(self) -> None:
-        """Have the function end by a CancelledError, at the next promise that it waits for, or at this one."""
-        self._interrupted = True
-        if self._waiting is not None:
-            self._waiting.cancel()
+        """Have the function end by a CancelledError: at this wait or its next one, at its end, or before it begins."""
+        now = self._waiting or self._task
+        if now is not None:
+            now.cancel()
+        else:
+            self._interrupted = True
 
     # -- in the thread
 
     def _enter(self, fn: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]) -> object:
         branch.thread.set(self)  # in a context of its own: anyio runs it in a copy
-        return fn(*args, **kwargs)
+        self.thread_id = get_ident()
+        try:
+            return None if self._interrupted else fn(*args, **kwargs)
+        finally:
+            self.thread_id = 0
 
     def hand_over(self, say: Callable[..., T], *args: object) -> T:
         """Call `say` in the asyncio loop's thread and give what it gives."""
@@ -93,23 +113,41 @@ class Body:
             except BaseException as error:  # it is raised in the thread
                 answer.set_exception(error)
 
-        self._loop.call_soon_threadsafe(run)
-        return answer.result()
+        return self._answered(answer, run)
 
-    def wait(self, awaited: Coroutine[object, object, T], timeout_s: float | None) -> T:
+    def wait(self, awaited: Callable[[], Coroutine[object, object, T]], timeout_s: float | None) -> T:
         answer: Future[T] = Future()
-        self._loop.call_soon_threadsafe(self._begin_waiting, awaited, timeout_s, answer)
         try:
-            return answer.result()
+            return self._answered(answer, lambda: self._begin_waiting(awaited, timeout_s, answer))
         except WaitCanceled:
             self.hand_over(lambda: None)  # raises what has ended the execution, where that is why
             raise asyncio.CancelledError from None
 
+    def _answered(self, answer: Future[T], ask: Callable[[], None]) -> T:
+        """What `ask`, called in the asyncio loop's thread, has `answer` give. A loop that has ended gives none."""
+        try:
+            self._loop.call_soon_threadsafe(ask)
+        except RuntimeError:
+            raise Suspended("the asyncio loop has ended") from None
+        while not answer.done():
+            with suppress(TimeoutError):
+                answer.exception(LOOK_S)
+            if self._loop.is_closed() and not answer.done():
+                raise Suspended("the asyncio loop has ended")
+        return answer.result()
+
     # -- in the asyncio loop's thread
 
-    def _begin_waiting(self, awaited: Coroutine[object, object, T], timeout_s: float | None, answer: Future[T]) -> None:
+    def _begin_waiting(
+        self, awaited: Callable[[], Coroutine[object, object, T]], timeout_s: float | None, answer: Future[T]
+    ) -> None:
+        try:
+            self._owner.check()
+        except BaseException as error:  # it is raised in the thread
+            answer.set_exception(error)
+            return
         if self._interrupted:
-            awaited.close()
+            self._interrupted = False
             answer.cancel()
             return
         # A task of the execution, at the body's own place: it waits where the body would.
@@ -118,18 +156,33 @@ class Body:
         self._owner.adopt(waiting)
         waiting.add_done_callback(lambda done: _pass_on(done, answer))
 
-    async def _blocked(self, awaited: Coroutine[object, object, T], timeout_s: float | None) -> T:
+    async def _blocked(self, awaited: Callable[[], Coroutine[object, object, T]], timeout_s: float | None) -> T:
         self._rise()
         try:
-            async with asyncio.timeout(timeout_s):
-                return await awaited
+            return await (awaited() if timeout_s is None else self._in_time(awaited, timeout_s))
         finally:
             self._waiting = None
             await self._sit()
 
+    async def _in_time(self, awaited: Callable[[], Coroutine[object, object, T]], timeout_s: float) -> T:
+        """Await in a task of its own: one that is going to end its wait by itself does more than wait."""
+        waiting = branch.task(awaited(), self.branch, self._loop)
+        self._owner.adopt(waiting)
+        try:
+            await asyncio.wait([waiting], timeout=timeout_s)
+            if not waiting.done():
+                raise TimeoutError
+            return waiting.result()
+        finally:
+            waiting.cancel()
+
     async def _sit(self) -> None:
-        await self._seats.free.acquire()
-        self._seated = True
+        """Take a seat. A body that is over needs none: nobody would give it back."""
+        if not self._over:
+            await self._seats.free.acquire()
+            self._seated = True
+        if self._over:
+            self._rise()
 
     def _rise(self) -> None:
         if self._seated:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from itertools import groupby
 
 from dasync.core import ids
 from dasync.core.invariants import Snapshot
@@ -21,7 +22,7 @@ from dasync.core.model import (
     TaskRecord,
     TaskState,
 )
-from dasync.ports import Clock, Found, Search
+from dasync.ports import Backlog, Clock, Found, Search
 from dasync.stores.rows import Changes, Rows, RowStore, T
 
 
@@ -136,12 +137,14 @@ class MemoryRows:
     def search(self, search: Search) -> list[Found]:
         def wanted(promise: PromiseRecord) -> bool:
             held = json.loads(promise.tags) if promise.tags else {}
+            task = self._tasks.get(promise.id)
             return (
                 promise.id > search.cursor
                 and promise.id.startswith(search.id_prefix)
                 and (search.state is None or promise.state is search.state)
                 and (search.function is None or promise.function == search.function)
                 and not (search.roots and ":" in promise.id)
+                and (search.task_state is None or (task is not None and task.state is search.task_state))
                 and all(held.get(key) == value for key, value in (search.tags or {}).items())
             )
 
@@ -182,6 +185,19 @@ class MemoryRows:
         pending = [self._tasks[id] for target in targets if target in self._pending for id in self._pending[target]]
         needed = {(task.function, task.function_version) for task in pending}
         return sorted(needed - set(functions))
+
+    def backlog(self) -> list[Backlog]:
+        def kind(task: TaskRecord) -> tuple[str, str, str, int, str, bool]:
+            return task.state, task.target, task.function, task.function_version, task.process or "", task.version > 0
+
+        unfinished = sorted((task for task in self._tasks.values() if task.state is not TaskState.FULFILLED), key=kind)
+        found = []
+        for (*_, begun), alike in groupby(unfinished, kind):
+            kept = sorted(alike, key=lambda task: (task.created_at, task.id))
+            one = kept[0]
+            named = (one.state, one.target, one.function, one.function_version, one.process, begun)
+            found.append(Backlog(*named, len(kept), one.created_at, one.id))
+        return found
 
 
 class MemoryStore(RowStore):

@@ -24,7 +24,7 @@ from dasync.core.model import (
     TaskState,
 )
 from dasync.core.transition import Transition, View
-from dasync.ports import Clock, Committed, Found, Ring, Search
+from dasync.ports import Backlog, Clock, Committed, Found, Ring, Search
 
 T = TypeVar("T")
 EVERYTHING = Search()
@@ -67,6 +67,7 @@ class Rows(View, Protocol):
     def missing(
         self, targets: tuple[str, ...], functions: tuple[tuple[str, int], ...]
     ) -> list[tuple[str, int]]: ...
+    def backlog(self) -> list[Backlog]: ...
     def snapshot(self) -> Snapshot: ...
 
 
@@ -355,6 +356,9 @@ class RowStore(ABC):
 
     async def processes(self) -> list[ProcessRecord]:
         return await self._look(lambda rows: rows.processes())
+
+    async def backlog(self) -> list[Backlog]:
+        return await self._look(lambda rows: rows.backlog())
 
     async def snapshot(self) -> Snapshot:
         return await self._look(lambda rows: rows.snapshot())

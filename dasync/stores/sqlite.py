@@ -22,6 +22,7 @@ import aiosqlite
 from dasync.errors import StoreCorrupt, StoreError, StoreUnavailable, StoreVersion
 from dasync.ports import Clock
 from dasync.stores.filelock import FileLock
+from dasync.stores.patience import Patience
 from dasync.stores.rows import Rows, RowStore, T
 from dasync.stores.sqlite_rows import Hot, SqliteRows
 
@@ -67,6 +68,7 @@ class SqliteStore(RowStore):
         self._connection: aiosqlite.Connection | None = None
         self._connecting = asyncio.Lock()
         self._lock: FileLock | None = None
+        self._patience = Patience(self.path)
         self._owner = 0
         self._checkpoint_at = CHECKPOINT_BYTES
         self._commits = 0
@@ -91,6 +93,7 @@ class SqliteStore(RowStore):
         if self._owner != os.getpid():  # never opened, or in a forked child: then it is the parent's to close
             return
         connection, lock, self._connection, self._lock = self._connection, self._lock, None, None
+        self._patience.close()
         if lock is not None:
             if connection is not None:
                 await _let_go(connection, lock)
@@ -182,7 +185,8 @@ class SqliteStore(RowStore):
             self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, factory=_Connection
         )
         try:
-            await connection.execute(_locked(lock, self._prepare))
+            with self._patience:
+                await connection.execute(_locked(lock, self._prepare))
         except BaseException:
             await _let_go(connection, lock)
             raise
@@ -198,7 +202,8 @@ class SqliteStore(RowStore):
             results.append(work(connection))
 
         try:
-            await connection.execute(keep)
+            with self._patience:
+                await connection.execute(keep)
         except sqlite3.Error as error:
             if "IOERR" in _name(error):
                 await self._abandon(connection)
@@ -237,6 +242,12 @@ def recognize(path: str) -> None:
         _recognize_header(path, header)
     if read_only:
         raise StoreUnavailable(f"{path} is read-only; make it writable or name another path")
+
+
+def schema_version(path: str) -> int:
+    """The version of its schema, by its header. Not for a process that has the file open: see `filelock.py`."""
+    with open(path, "rb") as file:
+        return int(struct.unpack_from(">I", file.read(_HEADER_BYTES), 60)[0])
 
 
 def _recognize_header(path: str, header: bytes) -> None:

@@ -24,7 +24,7 @@ from dasync.core.model import (
     TaskState,
 )
 from dasync.errors import StoreCorrupt
-from dasync.ports import Found, Search
+from dasync.ports import Backlog, Found, Search
 from dasync.stores.rows import Changes
 
 HOT_TASKS = 10_000  # more than run at a time; beyond it everything is forgotten and read again
@@ -69,10 +69,14 @@ def _promise_row(record: PromiseRecord) -> tuple[SqlValue, ...]:
 
 
 def _task(row: Sequence[object]) -> TaskRecord:
-    state = _TASK_STATES.get(str(row[6]))
+    return TaskRecord._make((*row[:6], _task_state(row[0], row[6]), *row[7:10], row[10] == 1))
+
+
+def _task_state(id: object, stored: object) -> TaskState:
+    state = _TASK_STATES.get(str(stored))
     if state is None:
-        raise StoreCorrupt(f"task {row[0]!r}: unknown state {row[6]!r}; restore the store from a backup")
-    return TaskRecord._make((*row[:6], state, *row[7:10], row[10] == 1))
+        raise StoreCorrupt(f"task {id!r}: unknown state {stored!r}; restore the store from a backup")
+    return state
 
 
 def _task_row(record: TaskRecord) -> tuple[SqlValue, ...]:
@@ -294,6 +298,9 @@ class SqliteRows:
             values += [search.id_prefix] * 3
         if search.roots:
             where.append("instr(p.id, ':') = 0")
+        if search.task_state is not None:
+            where.append("t.state = ?")
+            values.append(search.task_state.value)
         for key, value in (search.tags or {}).items():
             where.append("p.tags != '' AND (SELECT value FROM json_each(p.tags) WHERE key = ?) = ?")
             values += [key, value]
@@ -348,6 +355,14 @@ class SqliteRows:
         )
         needed = [(str(row[0]), int(str(row[1]))) for row in rows]
         return [one for one in needed if one not in functions]
+
+    def backlog(self) -> list[Backlog]:
+        kind = "state, target, function, function_version, process, version > 0"
+        rows = self._all(
+            f"SELECT {kind}, count(*), min(created_at), id FROM tasks"  # SQLite takes the id from the row of the min
+            f" WHERE state != 'fulfilled' GROUP BY {kind} ORDER BY {kind}"
+        )
+        return [Backlog._make((_task_state(row[8], row[0]), *row[1:5], row[5] == 1, *row[6:])) for row in rows]
 
 
 @cache
