@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+from collections.abc import Sequence
+from typing import Any
 
 from programs import MortalStore, leaf, plan, worker
 
 import dasync
+from dasync.core.model import State
+from dasync.core.protocol import Command
+from dasync.ports import Committed
+from dasync.runtime.child import Decision
+from dasync.stores.sqlite import SqliteStore
+from dasync.system import SystemClock
 
 __all__ = ["worker"]  # what else is spawned from here
 
@@ -17,12 +26,19 @@ async def runner(name: str) -> str:
     """Come in when the plan says so."""
     plan.write(f"run {name} {os.getpid()}")
     try:
-        await plan.turn_of(name)
+        await turn_of(name)
     except asyncio.CancelledError:
         plan.write(f"canceled {name}")
         raise
-    plan.let_pass(name)
     return name
+
+
+async def turn_of(name: str) -> None:
+    """Wait for the turn of `name`, some transactions after the one before."""
+    await plan.turn_of(name)
+    if name in plan.order[1:]:
+        await asyncio.sleep(0.01)
+    plan.let_pass(name)
 
 
 @dasync.function
@@ -30,6 +46,15 @@ async def race(where: str | None) -> list[str]:
     one = runner if where is None else runner.options(on=where)
     winner = await dasync.race(one("a"), one("b"))
     plan.reach("decided")
+    return [winner, await leaf(winner)]
+
+
+@dasync.function
+async def keeps_losers(_: None) -> list[str]:
+    """The slower one goes on, and is recorded before what follows from the decision."""
+    slow, fast = runner("a"), runner("b")
+    winner = await dasync.race(slow, fast, keep=True)
+    await slow
     return [winner, await leaf(winner)]
 
 
@@ -61,9 +86,20 @@ async def first_failure(where: str | None) -> list[str]:
 
 
 @dasync.function
+async def keeps_failures(_: None) -> list[str]:
+    """Both fail before what follows from the first failure is recorded."""
+    both = falls("x"), falls("y")
+    try:
+        await dasync.all(*both)
+    except OSError as error:
+        await dasync.all_settled(*both)
+        return [str(error), await leaf(str(error))]
+    raise AssertionError("none of them failed")
+
+
+@dasync.function
 async def falls(name: str) -> str:
-    await plan.turn_of(name)
-    plan.let_pass(name)
+    await turn_of(name)
     if name in "xy":
         raise OSError(f"{name} fell")
     return name
@@ -117,12 +153,58 @@ async def calls_off(pause: float) -> list[str]:
     return [going.state.value, await leaf("home")]
 
 
-def mortal(path: str, ledger: str, name: str, arg: object, order: list[str], die_at: int, when: str) -> object:
-    """Run or resume the function `name` with its steps in `order`, up to the n-th transaction."""
+@dasync.function
+async def insists() -> None:
+    """What it waits for when it is canceled settles while it cleans up."""
+    slow = runner("slow")
+    try:
+        await slow
+        await book("never")
+    finally:
+        plan.let_pass("cut")
+        await unbook(await slow)
+
+
+@dasync.function
+async def cuts_off(_: None) -> list[str]:
+    going = insists()
+    await asyncio.sleep(0.02)
+    await going.cancel()
+    return [going.state.value, await leaf("home")]
+
+
+class Until(SqliteStore):
+    """Kills its process once a child of that function is recorded as settled."""
+
+    def __init__(self, path: str, function: str) -> None:
+        super().__init__(path, SystemClock(), "process")
+        self._function = function
+
+    async def transact(self, commands: Sequence[Command]) -> Committed:
+        committed = await super().transact(commands)
+        settled = [reply.promise for reply in committed.replies if reply.promise is not None]
+        if any(one.function == self._function and one.state is State.RESOLVED for one in settled):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return committed
+
+
+def mortal(
+    path: str, ledger: str, name: str, arg: object, order: list[str], die_at: int | str, when: str, forget: str = ""
+) -> object:
+    """Run or resume the function `name` with its steps in `order`, up to the n-th transaction, or to the one that
+    settles such a function. Decisions of the kind `forget` are not recorded: the ablation."""
     plan.__init__(ledger, order)  # type: ignore[misc]  # this process's own
+    record = Decision.record
+
+    def record_others(self: Any, value: object) -> None:
+        if self._child.function != forget:
+            record(self, value)
+
+    Decision.record = record_others  # type: ignore[method-assign]  # this process's own
 
     async def main() -> object:
-        async with dasync.EventLoop(MortalStore(path, die_at, when), poll=0.05):
+        store = MortalStore(path, die_at, when) if isinstance(die_at, int) else Until(path, die_at)
+        async with dasync.EventLoop(store, poll=0.05):
             try:
                 return await globals()[name].options(id="root")(arg)
             except (dasync.NonDeterminismError, OSError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from play import World, ask, rows, until, until_rows
@@ -320,6 +321,137 @@ def test_a_parent_that_awaits_a_canceled_child_fails(world: World) -> None:
         assert promise.state is State.REJECTED
 
     world.play(main)
+
+
+SHAPES: dict[str, Any] = {}
+
+
+def shape(body: Any) -> Any:
+    """A way to wait, as a function; with a clean-up of its own where it is `async def`."""
+
+    async def waits_so() -> None:
+        seen.append("begun")
+        try:
+            await body()
+        finally:
+            seen.append(f"cleaned {await leaf('up')}")
+
+    SHAPES[body.__name__] = waits_so
+    return body
+
+
+@shape
+async def gather() -> None:
+    await asyncio.gather(waits("a"), waits("b"), dasync.sleep(3600))
+
+
+@shape
+async def task_group() -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(waits("a"))
+        group.create_task(asyncio.sleep(3600))
+
+
+@shape
+async def racing() -> None:
+    await dasync.race(waits("a"), dasync.promise(), leaf.options(on="nobody")("b"))
+
+
+@shape
+async def together() -> None:
+    await dasync.all(leaf("a"), waits("b"))
+
+
+@shape
+async def raw() -> None:
+    await asyncio.sleep(3600)
+
+
+@shape
+async def shielded() -> None:
+    await asyncio.shield(waits("a"))
+
+
+@shape
+async def with_timeout() -> None:
+    async with asyncio.timeout(3600):
+        await waits("a")
+
+
+@shape
+async def children_never_awaited() -> None:
+    waits("a")
+    leaf.options(on="nobody")("b")
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("inside", [False, True], ids=["root", "child"])
+def test_however_it_waits(memory: World, name: str, inside: bool) -> None:
+    """Code that is canceled in any of these cleans up, durably, and leaves nothing that runs."""
+    made = dasync.function(name="waits_so")(SHAPES[name])
+
+    @dasync.function
+    async def parent() -> str:
+        child = made()
+        await until(lambda: "begun" in seen)
+        await asyncio.sleep(0.005)
+        await child.cancel()
+        return child.state.value
+
+    async def main(loop: dasync.EventLoop) -> None:
+        promise = (parent if inside else made).options(id="p")()
+        if inside:
+            assert await promise == "canceled"
+        else:
+            await until(lambda: "begun" in seen)
+            await asyncio.sleep(0.005)
+            await promise.cancel()
+            assert promise.state is State.CANCELED
+        assert "cleaned up" in seen
+        left = {r.function for r in (await rows(loop)).promises.values() if r.state is State.PENDING}
+        assert left <= {"", "dasync.sleep"}
+        assert loop.snapshot().tasks == loop.snapshot().awaiters == 0
+
+    memory.play(main)
+
+
+def test_a_thread_is_canceled_where_it_waits(memory: World) -> None:
+    """A function that is no `async def` gets its CancelledError at the promise that it waits for, or the next one."""
+
+    @dasync.function
+    def blocks() -> None:
+        try:
+            waits("below").wait()
+        except BaseException as error:
+            seen.append(type(error).__name__)
+            raise
+
+    async def main(loop: dasync.EventLoop) -> None:
+        promise = blocks.options(id="b")()
+        await until(lambda: "begin below" in seen)
+        await promise.cancel()
+        assert (promise.state, (await states(loop))["b:0"]) == (State.CANCELED, "canceled")
+        await until(lambda: "CancelledError" in seen)
+
+    memory.play(main)
+
+
+def test_canceled_between_attempts(memory: World) -> None:
+    """A retry that is waited for is waited for no longer."""
+
+    @dasync.function(retry=dasync.Retry.constant(3600))
+    async def flaky() -> None:
+        raise OSError("again")
+
+    async def main(loop: dasync.EventLoop) -> None:
+        promise = flaky.options(id="f")()
+        await until(lambda: "f:!1" in loop.awaiters)
+        await promise.cancel()
+        assert promise.state is State.CANCELED
+        assert loop.snapshot().tasks == 0
+
+    memory.play(main)
 
 
 def test_what_is_left_behind_can_be_canceled(world: World) -> None:

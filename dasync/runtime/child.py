@@ -159,11 +159,6 @@ class Child:
         if self.local and (execution := self.held.running.get(self.promise.id)) is not None:
             execution.overrule()  # settled over its head, by its deadline or from outside
 
-    def part(self, holder: object) -> None:
-        """The execution that made it, or (`holder`) its whole task, is no more here."""
-        self.promise.watchers = tuple(watcher for watcher in self.promise.watchers if watcher is not self)
-        self.held.host.handlers.hand_on(self.promise, holder)
-
     def cancel(self, reason: bytes | None) -> bool:
         if self.held.signal is not None:
             return False  # the claim is gone

@@ -87,7 +87,8 @@ async def race(*promises: Promise[T], keep: bool = False) -> T: ...
 async def race(*promises: Promise[object], keep: bool = False) -> object:
     """The outcome of the promise that settles first: its value, or its error is raised.
 
-    The others are canceled where this execution made them, unless `keep`; nobody waits for that here.
+    The others are canceled where this execution made them, and nobody waits for that here. With `keep` they go on
+    and can be awaited later; those that nobody awaits by then end when the function returns.
 
     Example:
         >>> import dasync
@@ -123,7 +124,7 @@ async def any(*promises: Promise[T], keep: bool = False) -> T: ...
 async def any(*promises: Promise[object], keep: bool = False) -> object:
     """The value of the promise that resolves first; an `ExceptionGroup` of all errors when none does.
 
-    The others are canceled where this execution made them, unless `keep`.
+    The others are canceled where this execution made them, unless `keep`, as with `race`.
 
     Example:
         >>> import dasync

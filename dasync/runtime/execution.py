@@ -125,7 +125,7 @@ class Execution(Calls):
                 self.unwritten = self.cut.value()
             self.record_cut()
         for child in self.children.values():
-            child.part(self.held)
+            self.held.host.handlers.hand_on(child.promise, child, self.held)
 
     # -- as its cut sees it
 
@@ -301,7 +301,7 @@ class Execution(Calls):
         if state is not State.RESOLVED and held.history:
             self._forsake()
         for child in self.children.values():  # timers, and what somebody outside settles
-            child.part(self)
+            held.host.handlers.hand_on(child.promise, child, self)
         if self._child is not None:
             self._child.settle(state, raw, value)
         else:

@@ -22,7 +22,7 @@ from dasync.errors import NoEventLoop, PromiseConflict, PromiseNotFound
 from dasync.runtime import branch
 from dasync.runtime.awaiters import Awaiters
 from dasync.runtime.journal import Entry, Journal
-from dasync.runtime.promise import UNREAD, Promise
+from dasync.runtime.promise import UNREAD, Promise, Watcher
 from dasync.runtime.registry import error_classes
 
 _log = logging.getLogger("dasync")
@@ -115,10 +115,13 @@ class Handlers:
             self._twins.setdefault(promise.id, []).append(before)
         self.pending[promise.id] = promise
 
-    def hand_on(self, promise: Promise[object], holder: object) -> None:
+    def hand_on(self, promise: Promise[object], watcher: Watcher, holder: object) -> None:
         """What it belongs to (`holder`) is no more here: it is tracked for others who wait, or not at all."""
-        if promise.watchers or self.pending.get(promise.id) is not promise:
-            return  # a task of its own that runs here
+        promise.watchers = tuple(other for other in promise.watchers if other is not watcher)
+        if promise.watchers:  # it is a task of its own as well, and that runs here
+            return
+        if self.pending.get(promise.id) is not promise:
+            return
         if self.awaiters.beside(promise.id, holder):
             self.listen(promise)
         elif twins := self._twins.pop(promise.id, []):

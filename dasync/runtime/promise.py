@@ -39,7 +39,7 @@ class Tracker(Protocol):
     def track(self, promise: Promise[object]) -> None:
         """From now on it is among the tracked promises."""
 
-    def hand_on(self, promise: Promise[object], holder: object) -> None:
+    def hand_on(self, promise: Promise[object], watcher: Watcher, holder: object) -> None:
         """What it belongs to (`holder`) is no more here: it is tracked for others who wait, or not at all."""
 
     def listen(self, promise: Promise[object]) -> None:
