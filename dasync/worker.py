@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -112,6 +113,7 @@ class Worker:
         self._more = True  # there may be tasks to acquire
         self._news = True  # there may be news to read
         self._services: list[asyncio.Task[None]] = []
+        self._asleep_since = (math.inf, math.inf)
         self._others: list[ProcessRecord] = []
         self._next_due: int | None = None
         self._unknown: set[tuple[str, int]] = set()
@@ -133,6 +135,8 @@ class Worker:
     def stop(self) -> None:
         """Stop serving."""
         self.capacity.shut()
+        if self._services:
+            self._say_if_blocked()
         for service in self._services:
             service.cancel()
 
@@ -194,20 +198,25 @@ class Worker:
                     await self._tick()
 
     async def _poll(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            turned_at, asleep_at = loop.time(), self._clock.monotonic()
+            self._asleep_since = asyncio.get_running_loop().time(), self._clock.monotonic()
             await self._clock.sleep(self._terms.poll_s)
-            # By both clocks: one that was handed in may stand still or jump.
-            late_s = min(loop.time() - turned_at, self._clock.monotonic() - asleep_at) - self._terms.poll_s
-            if late_s > BLOCKED_S:
-                _log.warning(
-                    "the asyncio loop stood still for %.1f s: something blocks it, as time.sleep or a long computation"
-                    " in an `async def` does; write that with plain `def`, and dasync runs it in a thread",
-                    late_s,
-                )
+            self._say_if_blocked()
             self._polled = True
             self._rung.set()
+
+    def _say_if_blocked(self) -> None:
+        """Whether the asyncio loop has stood still since the poll went to sleep."""
+        turned_at, asleep_at = self._asleep_since
+        # By both clocks: one that was handed in may stand still or jump.
+        late_s = min(asyncio.get_running_loop().time() - turned_at, self._clock.monotonic() - asleep_at)
+        if late_s - self._terms.poll_s > BLOCKED_S:
+            _log.warning(
+                "the asyncio loop stood still for %.1f s: something blocks it, as time.sleep or a long computation"
+                " in an `async def` does; write that with plain `def`, and dasync runs it in a thread",
+                late_s - self._terms.poll_s,
+            )
+            self._asleep_since = (math.inf, math.inf)  # it is said once
 
     async def _beat(self) -> None:
         while True:

@@ -196,7 +196,7 @@ def test_a_recursion_without_end_ends(world: World) -> None:
         await endless()
 
     async def main(loop: dasync.EventLoop) -> None:
-        with pytest.raises(ValueError, match="is a recursion without end"):
+        with pytest.raises(ValueError, match="is it a recursion without end"):
             await endless()
 
     world.play(main)

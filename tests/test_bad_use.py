@@ -200,7 +200,7 @@ def test_a_recursion_without_end(memory: World) -> None:
         return await endless(n + 1)
 
     async def main(loop: dasync.EventLoop) -> None:
-        with pytest.raises(ValueError, match=r"is nested too deeply.*is a recursion without end"):
+        with pytest.raises(ValueError, match=r"is nested too deeply.*is it a recursion without end"):
             await endless(0)
 
     memory.play(main)

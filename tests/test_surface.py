@@ -1671,3 +1671,20 @@ def test_a_remote_traceback_shows_the_program_only(memory: World) -> None:
         assert "/dasync/runtime/" not in note
 
     memory.play(main)
+
+
+@pytest.mark.parametrize(("type_", "value"), [(bool, "no"), (str, 42), (int, 1.5)])
+def test_what_a_person_gives_is_checked(memory: World, type_: type, value: object) -> None:
+    """Plain types too: a text is no decision, given by hand or from Python."""
+
+    async def main(loop: dasync.EventLoop) -> None:
+        promise = dasync.promise(type_, id="asked")
+        await promise.created()
+        with pytest.raises(dasync.DecodeError, match="does not fit its annotation"):
+            await promise.resolve(value)
+        assert promise.state is State.PENDING
+        await settle(loop, "asked", value)
+        with pytest.raises(dasync.DecodeError, match="promise 'asked': the stored value does not fit"):
+            await promise
+
+    memory.play(main)

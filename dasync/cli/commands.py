@@ -64,8 +64,10 @@ async def search(store: str, wanted: Wanted) -> facts.Listing:
     async with opened(store) as rows:
         found = await rows.search(search)
     kept, now_ms = found[: wanted.limit], SystemClock().now_ms()
+    found_now = [facts.brief(one.promise, one.task, now_ms) for one in kept]
     return facts.Listing(
-        promises=[facts.brief(one.promise, one.task, now_ms) for one in kept],
+        # One whose deadline has come since is settled, though nobody was up to write it.
+        promises=[one for one in found_now if state is None or one["state"] == state.value],
         cursor=kept[-1].promise.id if len(found) > wanted.limit else None,
     )
 

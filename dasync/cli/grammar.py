@@ -48,9 +48,23 @@ class Parser(argparse.ArgumentParser):
         super()._check_value(action, value)
 
 
+class Version(argparse.Action):
+    """Prints the version; read when it is asked for, since that costs more than the rest of the grammar."""
+
+    def __init__(self, option_strings: list[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, dest, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from importlib.metadata import version
+
+        print(f"dasync {version('dasync')}")
+        parser.exit()
+
+
 def parser() -> Parser:
     """The grammar of the command line."""
     top = Parser(prog="dasync", description="Durable async/await: look at a store, settle a promise, run a worker.")
+    top.add_argument("--version", action=Version, help="print the version and leave")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _invoke_commands(commands)
     _look_commands(commands)
@@ -129,7 +143,10 @@ def _settle_commands(commands: Commands) -> None:
     reject.add_argument("message", metavar="MESSAGE")
     reject.add_argument("--type", default="RuntimeError", metavar="NAME", help="a builtin error (default: %(default)s)")
 
-    cancel_keys = "--json prints an object: id, state, changed (false: it was settled already)."
+    cancel_keys = (
+        "its code is interrupted, and what it invokes from then on is refused: durable undos do not run.\n"
+        "--json prints an object: id, state, changed (false: it was settled already)."
+    )
     what = "cancel a promise that is pending, and what is pending below it"
     cancel = _command(commands, "cancel", actions.cancel, what, cancel_keys)
     cancel.add_argument("id", metavar="ID")

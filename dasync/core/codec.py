@@ -53,9 +53,12 @@ def encode(value: object, annotation: object = object, *, path: str = "value", l
     return _encode(value, annotation, path, limit)[0]
 
 
-def decode(data: bytes, annotation: object = object) -> object:
-    """The value that `data` holds. Raises `DecodeError` for anything that is not one of the annotation's."""
-    return _lift(shape_of(annotation), loads(data))
+def decode(data: bytes, annotation: object = object, *, strict: bool = False) -> object:
+    """The value that `data` holds. Raises `DecodeError` for anything that is not one of the annotation's.
+
+    Plain values are checked only when `strict`: what a person typed is; what code gives is not, as in Python.
+    """
+    return _lift(shape_of(annotation), loads(data), strict=strict)
 
 
 def encode_result(value: object, annotation: object, limit: int | None) -> tuple[bytes, object]:
@@ -181,8 +184,8 @@ def _encode(value: object, annotation: object, path: str, limit: int | None) -> 
     raise _too_large(path, data, limit)
 
 
-def _lift(shape: Shape, plain: object) -> object:
-    if shape.plain:
+def _lift(shape: Shape, plain: object, *, strict: bool = False) -> object:
+    if shape.plain and not strict:
         return plain
     try:
         return shape.lift(plain)

@@ -45,7 +45,7 @@ def check(id: str) -> str:
     if len(id) > MAX_ID_CHARS:
         raise ValueError(
             f"the call tree below {root!r} is nested too deeply: an id of {len(id)} characters (limit {MAX_ID_CHARS}); "
-            "is a recursion without end?"
+            "is it a recursion without end?"
         )
     if colon and not (place and place.isprintable() and _SEPARATOR not in place):
         raise ValueError(f"{id!r} is not the id of a child; children are written like order-42:0.1")

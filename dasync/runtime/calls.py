@@ -94,7 +94,7 @@ class Calls(ABC):
         self.invoked = True
         if id is not None:
             return self.held.host.roots.external(annotation, id, timeout_s)
-        promise: Promise[object] = Promise(self._place(at), self.held.host.handlers, annotation)
+        promise: Promise[object] = Promise(self._place(at), self.held.host.handlers, annotation, by_hand=True)
         self.begin(Child(self, promise, "", 1, b"", timeout_at=self._deadline(timeout_s)))
         return promise
 

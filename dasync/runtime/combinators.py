@@ -88,7 +88,8 @@ async def race(*promises: Promise[object], keep: bool = False) -> object:
     """The outcome of the promise that settles first: its value, or its error is raised.
 
     The others are canceled where this execution made them, and nobody waits for that here. With `keep` they go on
-    and can be awaited later; those that nobody awaits by then end when the function returns.
+    and can be awaited later; those that nobody awaits by then end when the function returns. Outside a durable
+    function they always go on.
 
     Example:
         >>> import dasync
@@ -96,9 +97,10 @@ async def race(*promises: Promise[object], keep: bool = False) -> object:
         ... async def after(delay: float, name: str) -> str:
         ...     await dasync.sleep(delay)
         ...     return name
-        >>> async def main() -> str:
+        >>> @dasync.function
+        ... async def contest() -> str:
         ...     return await dasync.race(after(60, "tortoise"), after(0.01, "hare"))
-        >>> dasync.run(main)
+        >>> dasync.run(contest)
         'hare'
     """
     _check("race", promises, at_least=1)

@@ -131,9 +131,9 @@ class Handlers:
         else:
             del self.pending[promise.id]
 
-    def handle(self, id: str, annotation: object) -> Promise[object]:
+    def handle(self, id: str, annotation: object, *, by_hand: bool = False) -> Promise[object]:
         """A handle to the promise of that id; it may be the second one of this process."""
-        promise: Promise[object] = Promise(id, self, annotation)
+        promise: Promise[object] = Promise(id, self, annotation, by_hand=by_hand)
         if self.pending.setdefault(id, promise) is not promise:
             self._twins.setdefault(id, []).append(promise)
         return promise
@@ -160,6 +160,7 @@ class Handlers:
             raw = failure.encode_error(value, self._max_payload)
         else:
             raw = codec.encode(value, promise.annotation, limit=self._max_payload)
+            codec.decode(raw, promise.annotation, strict=True)  # refused here, where it is given, if it can be told
         patient = branch.current() is not None
         there = (await self._journal.ask(PromiseGet(promise.id), keep=patient)).promise
         if there is None:

@@ -99,11 +99,11 @@ class Promise(Coroutine[object, object, T_co], Generic[T_co]):
     """
 
     __slots__ = (
-        "__weakref__", "_annotation", "_births", "_drivers", "_raw", "_refusal", "_state", "_stored", "_tracker",
-        "_value", "heard", "id", "watchers",
+        "__weakref__", "_annotation", "_births", "_by_hand", "_drivers", "_raw", "_refusal", "_state", "_stored",
+        "_tracker", "_value", "heard", "id", "watchers",
     )  # fmt: skip
 
-    def __init__(self, id: str, tracker: Tracker, annotation: object, *, stored: bool = False) -> None:
+    def __init__(self, id: str, tracker: Tracker, annotation: object, *, by_hand: bool = False) -> None:
         self.id = id
         """Its address: any process can await it, `dasync show` prints it."""
         self.heard = False
@@ -115,7 +115,8 @@ class Promise(Coroutine[object, object, T_co], Generic[T_co]):
         self._state = State.PENDING
         self._raw: bytes | None = None
         self._value: object = UNREAD
-        self._stored = stored
+        self._by_hand = by_hand  # somebody outside settles it: what he gives is checked to the last
+        self._stored = False
         self._refusal: BaseException | None = None
         self._births: list[asyncio.Future[None]] | None = None
         self._drivers: dict[asyncio.Task[object] | None, Generator[object, object, T_co]] | None = None
@@ -148,7 +149,7 @@ class Promise(Coroutine[object, object, T_co], Generic[T_co]):
 
     def _decoded(self) -> object:
         try:
-            return None if self._raw is None else codec.decode(self._raw, self._annotation)
+            return None if self._raw is None else codec.decode(self._raw, self._annotation, strict=self._by_hand)
         except DecodeError as error:
             raise DecodeError(f"promise {self.id!r}: {error}") from error
 

@@ -113,7 +113,7 @@ class Roots:
         return self._entropy.bytes(SEED_BYTES)
 
     def _begin(self, create: PromiseCreate, annotation: object, *, local: bool) -> Promise[object]:
-        promise = self._handlers.handle(create.id, annotation)
+        promise = self._handlers.handle(create.id, annotation, by_hand=not create.function)
         root = Root(self._host, promise, create, local=local, patient=branch.inside.get())
         self._handlers.begin(promise, root)
         return promise

@@ -92,6 +92,7 @@ class Runner:
         if promise is None:
             made = registered().get((record.function, record.version))
             promise = self.handlers.handle(record.id, object if made is None else made.result)
+            promise.heard = True  # whoever invoked it asks elsewhere
         promise.mark_stored()
         if record.timeout_at is not None:
             self.call_at(record.timeout_at, Deadline(self, promise))
