@@ -10,7 +10,7 @@ from play import World, ask, rows, until, until_rows
 
 import dasync
 from dasync.core.model import State, TaskState
-from dasync.core.protocol import PromiseCancel
+from dasync.core.protocol import PromiseCancel, TaskContinue, TaskHalt
 from dasync.stores.memory import MemoryStore
 from dasync.system import SystemClock
 
@@ -615,5 +615,37 @@ def test_it_comes_back_to_who_asked(world: World) -> None:
             assert await here.invoke(parent.options(id="p")) == "canceled"
             await until(lambda: "end raw" in seen)
             await until(lambda: here.snapshot().tasks == 0)
+
+    world.run(main())
+
+
+def test_what_a_replay_does_not_come_to_ends_with_it(world: World) -> None:
+    """When a replay fails before it invokes what an earlier run had invoked, that is canceled first, not forgotten."""
+    store = MemoryStore(SystemClock()) if world.store == "memory:" else world.store
+    runs: list[int] = []
+
+    @dasync.function
+    async def moody() -> None:
+        runs.append(1)
+        if len(runs) > 1:
+            raise ValueError("today not")
+        below = waits.options(on="nobody")()
+        dasync.promise()
+        await below
+
+    async def main() -> None:
+        async with dasync.EventLoop(store, durability="process") as first:
+            first.invoke(moody.options(id="m"))
+            await until(lambda: "m:0" in first.awaiters)
+            await first.get("m:1").created()
+            await first.drain(0)
+        async with dasync.EventLoop(store, durability="process") as second:
+            handle = second.get("m")
+            assert (await rows(second)).tasks["m"].state is TaskState.SUSPENDED
+            committed = await second._store.transact([TaskHalt("m"), TaskContinue("m")])
+            second._transport.ring(committed.doorbells)
+            with pytest.raises(ValueError, match="today not"):
+                await handle
+            assert (await states(second)) == {"m": "rejected", "m:0": "canceled", "m:1": "pending"}
 
     world.run(main())
