@@ -160,7 +160,6 @@ class Handlers:
             raw = failure.encode_error(value, self._max_payload)
         else:
             raw = codec.encode(value, promise.annotation, limit=self._max_payload)
-            codec.decode(raw, promise.annotation, strict=True)  # refused here, where it is given, if it can be told
         patient = branch.current() is not None
         there = (await self._journal.ask(PromiseGet(promise.id), keep=patient)).promise
         if there is None:
@@ -170,6 +169,8 @@ class Handlers:
                 f"promise {promise.id!r} is settled by {there.function!r}: only those of dasync.promise() are settled"
                 " from outside; cancel() ends any"
             )
+        if state is State.RESOLVED and there.state is State.PENDING:
+            codec.decode(raw, promise.annotation, strict=True)  # refused where it is given, not where it is awaited
         settled = (await self._journal.ask(PromiseSettle(promise.id, state, raw), keep=patient)).promise
         if settled is None:
             raise PromiseNotFound(f"the store holds no promise {promise.id!r}")
