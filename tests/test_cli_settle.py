@@ -113,6 +113,15 @@ def test_invoke_makes_a_promise_with_a_task(store: str) -> None:
     assert task["state"] == "pending"
 
 
+@pytest.mark.asyncio
+async def test_invoke_says_when_nobody_serves_the_group(store: str) -> None:
+    """A typo in --on, or a worker that is still to be started: told at once, and no error."""
+    status, said, hint = await _run("invoke", "ship", '["tea"]', "--on", "wherehouse/ann", "--store", store)
+    assert (status, said[:5]) == (0, "ship-")
+    waits = "nobody serves group 'wherehouse' now: it waits for `dasync worker APP --group wherehouse`"
+    assert hint == f"dasync: {waits}\n"
+
+
 def test_invoke_gives_the_promise_that_is_there(store: str, capsys: pytest.CaptureFixture[str]) -> None:
     """An id in use for the same invocation gives that promise; for another one it is an error."""
     there = ("--id", "order-42", "--store", store)

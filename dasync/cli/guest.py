@@ -76,6 +76,7 @@ async def invoke(store: str, wanted: Invocation) -> Invoked:
     create = _command(wanted)
     async with opened(store) as rows:
         committed = await rows.transact([create])
+        groups = {process.group for process in await rows.processes()}
     local.ring(committed.doorbells)
     reply = committed.replies[0]
     record = reply.promise
@@ -83,6 +84,10 @@ async def invoke(store: str, wanted: Invocation) -> Invoked:
         raise not_found(store, create.id)
     if not stands_for(create, record):
         raise PromiseConflict(conflict(record, create))
+    group = (record.target or "").partition("/")[0]
+    if record.state is State.PENDING and group not in groups:
+        hint = f"nobody serves group {group!r} now: it waits for `dasync worker APP --group {group}`"
+        print(f"dasync: {hint}", file=sys.stderr, flush=True)
     return Invoked(
         id=record.id, created=reply.status is Status.CREATED, function=record.function, version=record.version,
         target=record.target,
