@@ -16,10 +16,38 @@ class DasyncError(Exception):
 
 
 class NonDeterminismError(DasyncError):
-    """A replay came to a known id with another function, version or arguments.
+    """A replay came to something else than is recorded, or ended without coming to it.
 
-    Raised at the invocation inside the execution. The promise stays pending and its task is halted:
-    nothing is settled by a run that has diverged.
+    Raised at the invocation inside the execution, and to whoever awaits that. The promise stays pending and its task
+    is halted: nothing is settled by a run that has diverged. Its text is a report: a line that says what, then the
+    details and what to do; `execution` is what was replayed, `id` where it diverged, `expected` and `got` say what is
+    recorded there and what came, `differences` in what they differ, and `at` is the source line of the call.
+    """
+
+    def __init__(
+        self,
+        report: str = "",
+        *,
+        execution: str = "",
+        id: str = "",
+        expected: str = "",
+        got: str = "",
+        differences: tuple[str, ...] = (),
+        at: str = "",
+    ) -> None:
+        super().__init__(report)
+        self.execution = execution
+        self.id = id
+        self.expected = expected
+        self.got = got
+        self.differences = differences
+        self.at = at
+
+
+class Poisoned(DasyncError):
+    """A function's code was running when its process ended without a word, too often in a row: its task is halted.
+
+    Raised to whoever invokes it again. The promise stays pending; `dasync resume ID` sends the task again.
     """
 
 

@@ -265,14 +265,21 @@ def _field(record: object, name: str, kind: type[T], default: T | None) -> T:
 
 
 def _traceback_text(error: BaseException) -> str:
-    """The traceback as Python prints it, after those of the processes that the error came through."""
+    """The traceback as Python prints it, after those of the processes that the error came through.
+
+    Empty where nobody raised it: an error that was given by hand comes from nowhere.
+    """
     earlier = [str(note)[len(REMOTE) :] for note in _notes(error) if str(note).startswith(REMOTE)]
     try:
         local = TracebackException.from_exception(error, limit=-FRAMES_MAX)
         local.__notes__ = []
+        if not (local.stack or local.__cause__ or local.__context__ or local.exceptions):
+            return _clean("\n".join(earlier))
         theirs = [frame for frame in local.stack if not frame.filename.startswith(_HOUSE)]
         if theirs:  # where their code went wrong; how dasync called it says nothing to them
             local.stack = StackSummary.from_list(theirs)
+        elif earlier and not (local.__cause__ or local.__context__ or local.exceptions):
+            return _clean("\n".join(earlier))
         text = "".join(local.format())
     except Exception as failure:  # a user's __str__ or __repr__, a source that cannot be read
         text = f"<the traceback could not be formatted: {type(failure).__name__}>"

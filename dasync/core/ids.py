@@ -6,7 +6,11 @@
     order-42:~1.0        the first invocation of the root's second asyncio task (its branch 1)
     order-42:0.~1.~0.3   branches nest
     order-42:0.!1        what keeps the first failure of that child, whose second attempt invokes below it
+    order-42:0.%0        the first timer that the code of that child has set by asyncio's means
     order-42:0.^         what keeps the place at which that child was canceled
+    order-42:0.^0        what keeps the places at which some of its asyncio tasks were, by a timer say
+    order-42:@7          what keeps the arguments with which the root has started over for the seventh time
+    order-42:@7.0        the first invocation of that run
 
 A root holds no colon; everything after the first colon is the place. This file never looks at a clock or
 draws randomness: fresh ids are made from bytes that are handed in.
@@ -14,13 +18,18 @@ draws randomness: fresh ids are made from bytes that are handed in.
 
 from __future__ import annotations
 
+from hashlib import sha256
+
 MAX_ROOT_CHARS = 512
+MARK_BYTES = 8
 MAX_ID_CHARS = 2048  # bounds how deep a call tree can nest; an id is a key in every table
 _SEPARATOR = ":"
 _STEP = "."
 _BRANCH = "~"
 _ATTEMPT = "!"
 _CUT = "^"
+_ALARM = "%"
+_RUN = "@"
 
 
 def check_root(id: str) -> str:
@@ -68,19 +77,35 @@ def branch(prefix: str, number: int) -> str:
     return f"{prefix}{_BRANCH}{number}{_STEP}"
 
 
+def alarm(prefix: str, number: int) -> str:
+    """The `number`-th timer that was set by asyncio's means in the branch of that prefix."""
+    return f"{prefix}{_ALARM}{number}"
+
+
 def retry(id: str, failures: int) -> str:
     """What keeps the last of that many failures of promise `id`; the next attempt's places begin with it."""
     return f"{places(id)}{_ATTEMPT}{failures}"
 
 
-def cut(id: str) -> str:
-    """What keeps the place at which the execution of promise `id` was canceled."""
-    return f"{places(id)}{_CUT}"
+def cut(id: str, number: int | None = None) -> str:
+    """What keeps the place at which the execution of promise `id` was canceled; with a number, some of its tasks."""
+    return f"{places(id)}{_CUT}{'' if number is None else number}"
+
+
+def run(id: str, number: int) -> str:
+    """What keeps the arguments with which promise `id` has started over that often; that run's places begin with it."""
+    return f"{places(id)}{_RUN}{number}"
 
 
 def is_retry(id: str) -> bool:
     """Whether it keeps a failed attempt of the promise above it."""
-    return id.rpartition(_STEP if _STEP in id.partition(_SEPARATOR)[2] else _SEPARATOR)[2].startswith(_ATTEMPT)
+    return _last_step(id).startswith(_ATTEMPT)
+
+
+def number_of_run(id: str) -> int:
+    """How often the promise above has started over, by the id of what keeps its arguments; 0: it keeps none."""
+    mark, number = _last_step(id)[:1], _last_step(id)[1:]
+    return int(number) if mark == _RUN and number.isdecimal() and number[0] != "0" else 0
 
 
 def root_of(id: str) -> str:
@@ -94,12 +119,52 @@ def parent_of(id: str) -> str | None:
     if not colon:
         return None
     steps = place.split(_STEP)[:-1]
-    while steps and steps[-1].startswith((_BRANCH, _ATTEMPT)):
+    while steps and steps[-1].startswith((_BRANCH, _ATTEMPT, _RUN)):
         steps.pop()
     return f"{root}{_SEPARATOR}{_STEP.join(steps)}" if steps else root
+
+
+def told(id: str) -> str:
+    """Where it stands in the task tree, in words; its tasks are asyncio's."""
+    root, colon, place = id.partition(_SEPARATOR)
+    if not colon:
+        return f"the root {root!r}"
+    parent = parent_of(id) or root
+    above = parent.partition(_SEPARATOR)[2]
+    *inner, last = place.removeprefix(above + _STEP if above else "").split(_STEP)
+    words, within = _told_step(last, ""), "in"
+    for step in reversed(inner):
+        words += f" {_told_step(step, within)}"
+        within = "of"
+    return f"{words} of {parent!r}"
+
+
+def _told_step(step: str, within: str) -> str:
+    kind, number = step[:1], step.lstrip(_BRANCH + _ATTEMPT)
+    if kind == _CUT or not number.isdecimal():
+        return "the cancel" if kind == _CUT else repr(step)
+    if kind == _BRANCH:
+        return f"{within} the {_ordinal(int(number) + 1)} task"
+    if kind == _ATTEMPT:
+        return f"after the {_ordinal(int(number))} failure" if within else f"the {_ordinal(int(number))} failed attempt"
+    return f"the {_ordinal(int(number) + 1)} invocation"
+
+
+def _ordinal(number: int) -> str:
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{'th' if number % 100 in (11, 12, 13) else ending}"
 
 
 def subtree(id: str) -> tuple[str, str]:
     """Bounds of the ids below `id`: each descendant d has `low < d < high`, and nothing else has."""
     prefix = places(id)
     return prefix, prefix[:-1] + chr(ord(prefix[-1]) + 1)
+
+
+def mark(id: str) -> bytes:
+    """Eight bytes for an id, never zeros: what a process leaves behind of what it ran, however it ends."""
+    return sha256(id.encode()).digest()[: MARK_BYTES - 1] + b"\1"
+
+
+def _last_step(id: str) -> str:
+    return id.partition(_SEPARATOR)[2].rpartition(_STEP)[2]

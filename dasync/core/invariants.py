@@ -5,8 +5,7 @@ Five families, told apart by the first word of the name:
 - `well_formed_` holds of one record by itself;
 - `preserved_` and `monotone_` hold of one record before and after: what must not change, what changes one way;
 - `consistent_` holds of several records of one state;
-- `authority_` holds of a command, the rows before it and its moves: who was allowed. Fencing bugs make states
-  that are legal in every other respect; only this family sees them.
+- `authority_` holds of a command, the rows before it and its moves: who was allowed (`authority.py`).
 
 `hold` is called on every transition in production, before anything is written; it works under `python -O`.
 `inspect` looks at whole states, for tests and simulation. This file repairs nothing and shares no code with
@@ -20,10 +19,11 @@ no settled awaited promise" (it may have been registered on several, one of whic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, TypeVar
 
 from dasync.core import protocol as p
+from dasync.core.authority import ABOUT, AUTHORITY, starts_over
 from dasync.core.model import (
     CallbackRecord,
     ListenerRecord,
@@ -45,6 +45,7 @@ _HELD = TaskState.ACQUIRED
 
 PROMISE: dict[str, Callable[[PromiseRecord], bool]] = {
     "well_formed_promise_settled_at_iff_not_pending": lambda r: (r.settled_at is None) is (r.state is _PENDING),
+    "well_formed_promise_turn_iff_not_pending": lambda r: (r.turn is None) is (r.state is _PENDING),
     "well_formed_promise_pending_has_no_value": lambda r: r.value is None or r.state is not _PENDING,
     "well_formed_promise_created_at_lte_timeout_at": lambda r: r.timeout_at is None or r.created_at <= r.timeout_at,
     "well_formed_promise_created_at_lte_settled_at": lambda r: r.settled_at is None or r.created_at <= r.settled_at,
@@ -67,6 +68,8 @@ TASK: dict[str, Callable[[TaskRecord], bool]] = {
     "well_formed_task_only_live_ones_are_resumed": lambda r: (
         not r.resumed or r.state is _HELD or r.state is TaskState.PENDING
     ),
+    "well_formed_task_crashes_not_negative": lambda r: r.crashes >= 0 and (r.crashes > 0 or r.crashed_at == 0),
+    "well_formed_task_only_a_halted_one_has_a_reason": lambda r: not r.reason or r.state is TaskState.HALTED,
 }
 
 CALLBACK: dict[str, Callable[[CallbackRecord], bool]] = {
@@ -89,7 +92,7 @@ _TASK_EDGES = {
 }
 
 PROMISE_MOVE: dict[str, Callable[[PromiseRecord, PromiseRecord], bool]] = {
-    "preserved_promise_birth_fields": lambda b, a: b[:10] == a[:10],
+    "preserved_promise_birth_fields": lambda b, a: b[:11] == a[:11],
     "preserved_settled_promise": lambda b, a: b.state is _PENDING,
     "monotone_promise_settles_when_it_moves": lambda b, a: a.state is not _PENDING,
 }
@@ -116,11 +119,11 @@ LISTENER_MOVE: dict[str, Callable[[ListenerRecord, ListenerRecord], bool]] = {
 
 PROCESS_MOVE: dict[str, Callable[[ProcessRecord, ProcessRecord], bool]] = {
     "preserved_process_identity": lambda b, a: b[:6] == a[:6],
-    "monotone_process_lease": lambda b, a: a.expires_at >= b.expires_at,
+    "monotone_process_lease": lambda b, a: a.renewed_at > b.renewed_at,
 }
 
 
-def hold(now: int, cause: p.Command | p.Due, view: View, transition: Transition) -> None:
+def hold(now: int, cause: p.Cause, view: View, transition: Transition) -> None:
     """Check a transition before it is applied; raises `InvariantViolated` naming the property and the record."""
     moved: set[type] = set()
     for move in transition.moves:
@@ -139,12 +142,12 @@ def hold(now: int, cause: p.Command | p.Due, view: View, transition: Transition)
         if not _knows(view, before, after):
             _broken("consistent_move_starts_from_the_stored_record", before or after, cause)
     for name, allowed in AUTHORITY.items():
-        about = _ABOUT.get(name)
+        about = ABOUT.get(name)
         if (about is None or about in moved) and not allowed(now, cause, view, transition.moves):
             _broken(name, transition.moves, cause)
 
 
-def _hold_small(move: Move, cause: p.Command | p.Due) -> None:
+def _hold_small(move: Move, cause: p.Cause) -> None:
     before, after = move
     if isinstance(after, CallbackRecord):
         _each(CALLBACK, after, cause)
@@ -159,7 +162,7 @@ def _hold_small(move: Move, cause: p.Command | p.Due) -> None:
         _each(PROCESS, after, cause)
         if isinstance(before, ProcessRecord):
             _each_move(PROCESS_MOVE, before, after, cause)
-    elif after is None and isinstance(before, PromiseRecord | TaskRecord):
+    elif after is None and isinstance(before, PromiseRecord | TaskRecord) and starts_over(cause) is None:
         _broken("monotone_promises_and_tasks_stay", before, cause)
 
 
@@ -192,177 +195,6 @@ def _broken(name: str, what: object, cause: object) -> None:
     raise InvariantViolated(f"{name} does not hold of {what!r} after {cause!r}. A bug in dasync: please report it.")
 
 
-# -- who was allowed ---------------------------------------------------------------------------------------
-
-Authority = Callable[[int, "p.Command | p.Due", View, Sequence[Move]], bool]
-
-
-def _claim_of(cause: p.Command | p.Due) -> p.Claim | None:
-    if isinstance(cause, p.TaskFence | p.TaskSuspend | p.TaskFulfill | p.TaskRelease):
-        return cause.claim
-    return None
-
-
-def _authority_claim(now: int, cause: p.Command | p.Due, view: View, moves: Sequence[Move]) -> bool:
-    """Under a claim nothing moves unless the claim holds: right version, right process, live lease."""
-    claim = _claim_of(cause)
-    if claim is None or not moves:
-        return True
-    task, process = view.task(claim.id), view.process(claim.process)
-    held = task is not None and task.state is _HELD and task[7:9] == (claim.version, claim.process)
-    if held and process is not None and now < process.expires_at:
-        return True
-    # What a deadline brings about needs nobody's claim.
-    first = moves[0].before
-    return isinstance(first, PromiseRecord) and first.timeout_at is not None and now >= first.timeout_at
-
-
-def _authority_settle(now: int, cause: p.Command | p.Due, view: View, moves: Sequence[Move]) -> bool:
-    """A promise settles because of its deadline, or because a settle or fulfill names it; and only at its time."""
-    named = cause.action if isinstance(cause, p.TaskFence) else cause
-    for before, after in moves:
-        if not isinstance(after, PromiseRecord) or after.state is _PENDING:
-            continue
-        late = after.timeout_at is not None and now >= after.timeout_at
-        if late:
-            if after.state is not (State.RESOLVED if after.timer else State.TIMEDOUT) or after.value is not None:
-                return False
-        elif after.state is State.TIMEDOUT:
-            return False
-        elif isinstance(named, p.PromiseCancel):
-            if (after.state, after.value) != (State.CANCELED, named.value) or not _ends_with(named.id, after):
-                return False
-        elif isinstance(named, p.PromiseSettle) or (before is None and isinstance(named, p.PromiseCreate)):
-            if (named.id, named.state, named.value) != (after.id, after.state, after.value):
-                return False
-        elif not isinstance(named, p.TaskFulfill) or (named.claim.id, named.state) != (after.id, after.state):
-            return False
-    return True
-
-
-def _ends_with(id: str, record: PromiseRecord) -> bool:
-    """Whether a cancel of `id` may end that promise too: one that an execution below it made and computes."""
-    made = record.creator is not None and (record.function != "" or record.timer)
-    return record.id == id or (made and record.id.startswith((f"{id}.", f"{id}:")))
-
-
-def _authority_fence(now: int, cause: p.Command | p.Due, view: View, moves: Sequence[Move]) -> bool:
-    """What is created under a fence belongs to the fence's task, and never outlives it; nothing else has a creator."""
-    owner = cause.claim.id if isinstance(cause, p.TaskFence) else None
-    for before, after in moves:
-        if before is None and isinstance(after, PromiseRecord):
-            if after.creator != owner:
-                return False
-            parent = view.promise(owner) if owner is not None else None
-            latest = parent.timeout_at if parent is not None else None
-            if latest is not None and not after.timer and (after.timeout_at is None or after.timeout_at > latest):
-                return False
-    return True
-
-
-def _authority_acquire(now: int, cause: p.Command | p.Due, view: View, moves: Sequence[Move]) -> bool:
-    """A task is acquired only by the live process that asks, for a promise that is pending, in a target it serves."""
-    for before, after in moves:
-        if not isinstance(after, TaskRecord) or after.state is not _HELD:
-            continue
-        if isinstance(before, TaskRecord) and before.state is _HELD:
-            continue
-        if not isinstance(cause, p.TaskAcquire | p.TaskCreate) or after.process != cause.process:
-            return False
-        process = view.process(cause.process)
-        if process is None or now >= process.expires_at:
-            return False
-        promise = view.promise(after.id)
-        if before is not None and (promise is None or promise.state is not _PENDING):
-            return False
-        if before is not None and after.target not in (process.group, f"{process.group}/{process.name}"):
-            return False
-    return True
-
-
-def _authority_release(now: int, cause: p.Command | p.Due, view: View, moves: Sequence[Move]) -> bool:
-    """A held task is taken from its process only by its claim, its end, an operator, or its promise settling."""
-    settled = {after.id for _, after in moves if isinstance(after, PromiseRecord) and after.state is not _PENDING}
-    for before, after in moves:
-        if not isinstance(before, TaskRecord) or not isinstance(after, TaskRecord):
-            continue
-        if before.state is not _HELD or after.state is _HELD or before.id in settled:
-            continue
-        claim = _claim_of(cause)
-        if claim is not None and claim.id == before.id:
-            continue
-        if isinstance(cause, p.ProcessLeave | p.LeaseDue) and cause.process == before.process:
-            continue
-        if not (isinstance(cause, p.TaskHalt) and cause.id == before.id):
-            return False
-    return True
-
-
-def _authority_lease(now: int, cause: p.Command | p.Due, view: View, moves: Sequence[Move]) -> bool:
-    """A lease ends by time only when its time has come, and is renewed only by its live holder."""
-    for before, after in moves:
-        if isinstance(before, ProcessRecord) and after is None:
-            if isinstance(cause, p.LeaseDue):
-                if now < before.expires_at:
-                    return False
-            elif not (isinstance(cause, p.ProcessLeave) and cause.process == before.id):
-                return False
-        elif isinstance(before, ProcessRecord) and not (
-            isinstance(cause, p.ProcessHeartbeat) and cause.process == before.id and now < before.expires_at
-        ):
-            return False
-    return True
-
-
-def _authority_settlement(now: int, cause: p.Command | p.Due, view: View, moves: Sequence[Move]) -> bool:
-    """One transition settles a promise, fulfills its task, consumes its callbacks, fires its listeners: all or none."""
-    settled = {
-        after.id
-        for before, after in moves
-        if before is not None and isinstance(after, PromiseRecord) and after.state is not _PENDING
-    }
-    if any(before is None and isinstance(after, ListenerRecord) and after.fired and after.promise not in settled
-           for before, after in moves):
-        return False  # news of what is not settled
-    if not settled:
-        return not any(isinstance(before, CallbackRecord) or _fires(before, after) for before, after in moves)
-    removed = {before for before, after in moves if after is None}
-    fired = {after[:2] for before, after in moves if _fires(before, after) and after is not None}
-    fulfilled = {after.id for _, after in moves if isinstance(after, TaskRecord) and after.state is TaskState.FULFILLED}
-    for id in settled:
-        if any(callback not in removed for callback in view.callbacks(id)):
-            return False
-        if any(not listener.fired and listener[:2] not in fired for listener in view.listeners(id)):
-            return False
-        task = view.task(id)
-        if task is not None and task.state is not TaskState.FULFILLED and id not in fulfilled:
-            return False
-    return True
-
-
-def _fires(before: Record | None, after: Record | None) -> bool:
-    return isinstance(before, ListenerRecord) and isinstance(after, ListenerRecord) and after.fired
-
-
-AUTHORITY: dict[str, Authority] = {
-    "authority_claim_holds": _authority_claim,
-    "authority_settlement_was_asked_or_due": _authority_settle,
-    "authority_created_under_a_fence": _authority_fence,
-    "authority_acquired_by_the_asker": _authority_acquire,
-    "authority_released_by_its_holder": _authority_release,
-    "authority_lease_ended_in_time": _authority_lease,
-    "authority_settlement_is_whole": _authority_settlement,
-}
-
-# These say nothing of a transition that moves no such record.
-_ABOUT: dict[str, type] = {
-    "authority_settlement_was_asked_or_due": PromiseRecord,
-    "authority_created_under_a_fence": PromiseRecord,
-    "authority_acquired_by_the_asker": TaskRecord,
-    "authority_released_by_its_holder": TaskRecord,
-    "authority_lease_ended_in_time": ProcessRecord,
-}
-
 # -- a whole state -----------------------------------------------------------------------------------------
 
 
@@ -374,6 +206,12 @@ class Snapshot(NamedTuple):
     callbacks: frozenset[CallbackRecord]
     listeners: frozenset[ListenerRecord]
     processes: Mapping[str, ProcessRecord]
+
+
+def _has_gone(id: str, s: Snapshot) -> bool:
+    """Whether it was made by a run that another one has followed."""
+    kept = (promise.id for promise in s.promises.values() if promise.function == p.AGAIN)
+    return any(id.startswith(one.rpartition("@")[0]) and not f"{id}.".startswith(f"{one}.") for one in kept)
 
 
 STATE: dict[str, Callable[[Snapshot], Iterable[object]]] = {
@@ -397,7 +235,7 @@ STATE: dict[str, Callable[[Snapshot], Iterable[object]]] = {
         if (awaited := s.promises.get(callback.awaited)) is None or awaited.state is not _PENDING
     ],
     "consistent_callback_awaiter_has_task": lambda s: [
-        callback for callback in s.callbacks if callback.awaiter not in s.tasks
+        callback for callback in s.callbacks if callback.awaiter not in s.tasks and not _has_gone(callback.awaiter, s)
     ],
     "consistent_suspended_task_awaits_something": lambda s: (
         {task.id for task in s.tasks.values() if task.state is TaskState.SUSPENDED}
@@ -407,6 +245,7 @@ STATE: dict[str, Callable[[Snapshot], Iterable[object]]] = {
         listener
         for listener in s.listeners
         if (promise := s.promises.get(listener.promise)) is None or listener.fired is (promise.state is _PENDING)
+        if promise is not None or not (listener.fired and _has_gone(listener.promise, s))
     ],
     "consistent_listener_process_is_alive": lambda s: [
         listener for listener in s.listeners if listener.process not in s.processes
@@ -415,7 +254,9 @@ STATE: dict[str, Callable[[Snapshot], Iterable[object]]] = {
         task.id for task in s.tasks.values() if task.process is not None and task.process not in s.processes
     ],
     "consistent_creator_has_task": lambda s: [
-        promise.id for promise in s.promises.values() if promise.creator is not None and promise.creator not in s.tasks
+        promise.id
+        for promise in s.promises.values()
+        if promise.creator is not None and promise.creator not in s.tasks and not _has_gone(promise.creator, s)
     ],
 }
 

@@ -1,8 +1,10 @@
-"""The law: `step(now, command, view) -> Transition`. Every state change of the system is in this file.
+"""The law: `step(now, command, view) -> Transition`. Every state change of the system is decided in this file.
 
-Two rules hold the file together. **All that can change a record is here**: stores keep rows and decide
-nothing. **The file does not know who asks or where rows are kept**: `now` and a view of the rows go in; the
-reply, the moves of records and the messages come out. A step does not read its own writes.
+Two rules hold the file together. **All that can change a record is decided here**, with what processes say of
+themselves set apart in `presence.py`, what a promise's record then is in `lifetime.py`, whose task is next in
+`dispatch.py`: stores keep rows and decide nothing. **The file does not know who asks or where rows are kept**: `now`
+and a view of the rows go in; the reply, the moves of records and the messages come out. A step does not read its own
+writes.
 
 A promise:  pending -> resolved | rejected | canceled | timed out, once.
 A task:
@@ -35,12 +37,11 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from dasync.core import guards
+from dasync.core import dispatch, guards, ids, lifetime, presence
 from dasync.core import protocol as p
 from dasync.core.model import (
     CallbackRecord,
     ListenerRecord,
-    ProcessRecord,
     PromiseRecord,
     State,
     TaskRecord,
@@ -64,7 +65,7 @@ def step(now: int, command: p.Command, view: View) -> Transition:
         case p.PromiseCancel():
             return _cancel(now, command, view, by=None)
         case p.PromiseGet():
-            return _touch(now, view, command.id)
+            return _get(now, command, view)
         case p.RegisterListener():
             return _listen(now, command, view)
         case p.RegisterCallback():
@@ -87,60 +88,40 @@ def step(now: int, command: p.Command, view: View) -> Transition:
         case p.TaskContinue():
             return _continue(command, view)
         case p.ProcessJoin():
-            return _join(now, command, view)
+            return presence.join(now, command, view)
         case p.ProcessHeartbeat():
-            return _heartbeat(now, command, view)
+            return presence.heartbeat(now, command, view)
         case p.ProcessLeave():
-            return _gone(command.process, view)
+            return _leave(command, view)
         case p.Receive():
-            return _receive(command, view)
+            return presence.receive(command, view)
         case p.Tick():
-            more = len(view.due(now, 1)) + len(view.expired(now))
-            return Transition(Reply(Status.RUN_AGAIN if more else Status.OK))
+            return Transition(Reply(Status.RUN_AGAIN if view.due(now, 1) else Status.OK))
         case _:
             assert_never(command)
 
 
-def due(now: int, view: View) -> list[p.Due]:
+def due(now: int, view: View) -> list[p.PromiseDue]:
     """What has come due by `now`; a tick lets each of these happen, one after the other, then steps itself."""
-    leases: list[p.Due] = [p.LeaseDue(process.id) for process in view.expired(now)]
-    return leases + [p.PromiseDue(promise.id) for promise in view.due(now, MAX_DUE)]
+    return [p.PromiseDue(promise.id) for promise in view.due(now, MAX_DUE)]
 
 
-def happen(now: int, event: p.Due, view: View) -> Transition:
+def happen(now: int, event: p.PromiseDue, view: View) -> Transition:
     """Decide one due thing at `now`."""
-    match event:
-        case p.PromiseDue():
-            return _touch(now, view, event.id)
-        case p.LeaseDue():
-            process = view.process(event.process)
-            if process is None or now < process.expires_at:
-                return Transition(Reply(Status.OK))
-            return _gone(event.process, view)
-        case _:
-            assert_never(event)
-
-
-def as_of(record: PromiseRecord, now: int) -> PromiseRecord:
-    """The promise as anyone sees it at `now`: past its deadline it shows the deadline's verdict."""
-    if not guards.is_due(record, now):
-        return record
-    return _settled(record, State.RESOLVED if record.timer else State.TIMEDOUT, record.timeout_at or 0, None)
+    return _touch(now, view, event.id)
 
 
 # -- promises ----------------------------------------------------------------------------------------------
 
 
-def _settled(record: PromiseRecord, state: State, at: int, value: bytes | None) -> PromiseRecord:
-    return PromiseRecord(*record[:10], state, at, value)
-
-
 def _settlement(
-    before: PromiseRecord, after: PromiseRecord, view: View, ending: frozenset[str] = frozenset()
+    before: PromiseRecord, after: PromiseRecord, view: View, by: str | None, ending: frozenset[str] = frozenset()
 ) -> tuple[list[Move], list[p.Message]]:
     """All that follows from one promise being settled, in one transition: its task, its awaiters, its listeners.
 
-    Tasks in `ending` end in this transition too, so nothing resumes them.
+    Who runs the code that made it, or that it stands for, is told as well, but for the task `by` itself: an execution
+    takes outcomes in the order of their commits, so it must not learn of one after a later one. Tasks in `ending` end
+    in this transition too, so nothing resumes them.
     """
     moves = [Move(before, after)]
     messages: list[p.Message] = []
@@ -151,48 +132,47 @@ def _settlement(
         resumed, sent = _resume(None if callback.awaiter in ending else view.task(callback.awaiter))
         moves += resumed
         messages += sent
-    for listener in view.listeners(before.id):
-        moves.append(Move(listener, listener._replace(fired=True)))
-        messages.append(p.Settled(listener.process, before.id))
+    told: dict[str, ListenerRecord | None] = {listener.process: listener for listener in view.listeners(before.id)}
+    for id in (before.id if before.target is not None else None, before.creator):
+        task = view.task(id) if id not in (None, by) else None
+        if task is not None and task.process is not None:
+            told.setdefault(task.process, None)
+    for process, listener in told.items():
+        moves.append(Move(listener, ListenerRecord(before.id, process, True)))
+        messages.append(p.Settled(process, before.id))
     return moves, messages
 
 
-def _news_for_its_runner(
-    record: PromiseRecord, view: View, by: str | None
-) -> tuple[tuple[Move, ...], tuple[p.Message, ...]]:
-    """The process that runs a promise's code is told when somebody else, not `by` itself, settles it."""
-    task = view.task(record.id if record.target is not None else record.creator or "")
-    runner = None if task is None else task.process
-    if runner is None or runner == by:
-        return (), ()
-    return (Move(None, ListenerRecord(record.id, runner, True)),), (p.Settled(runner, record.id),)
-
-
-def _touch(now: int, view: View, id: str) -> Transition:
+def _touch(now: int, view: View, id: str, by: str | None = None) -> Transition:
     """The promise as it is now; if its deadline has passed, that is written here."""
     record = view.promise(id)
     if record is None:
         return Transition(Reply(Status.NOT_FOUND, reason=f"there is no promise {id!r}"))
     if not guards.is_due(record, now):
         return Transition(Reply(Status.OK, record))
-    after = as_of(record, now)
-    moves, messages = _settlement(record, after, view)
+    after = lifetime.as_of(record, now, view.turn)
+    moves, messages = _settlement(record, after, view, by)
     return Transition(Reply(Status.OK, after), tuple(moves), tuple(messages))
+
+
+def _get(now: int, command: p.PromiseGet, view: View) -> Transition:
+    held = None if command.claim is None else _holds(command.claim, view)
+    return _touch(now, view, command.id, held.id if isinstance(held, TaskRecord) else None)
 
 
 def _create(now: int, command: p.PromiseCreate, view: View, *, creator: str | None, latest: int | None) -> Transition:
     """A new promise, by `creator` where a fence covers it, and then never outliving `latest`."""
     if view.promise(command.id) is not None:
         found = _touch(now, view, command.id)
+        found = found._replace(reply=found.reply._replace(task=view.task(command.id)))  # which may be halted
         if not guards.waits(command):
             return found
         # Promise and waiter come into being together or not at all: nothing of the command is stored.
         reason = f"promise {command.id!r} exists, so it was not created with a waiter; register the waiter by itself"
         return found._replace(reply=found.reply._replace(status=Status.CONFLICT, reason=reason))
-    refusal = guards.cannot_wait(now, command, view)
-    if refusal is not None:
+    if (refusal := guards.cannot_wait(command, view)) is not None:
         return Transition(refusal)
-    record = _born(now, command, creator, latest)
+    record = lifetime.born(now, command, creator, latest, view.turn)
     moves: list[Move] = [Move(None, record)]
     messages: list[p.Message] = []
     pending = record.state is State.PENDING
@@ -207,32 +187,18 @@ def _create(now: int, command: p.PromiseCreate, view: View, *, creator: str | No
     return Transition(Reply(Status.CREATED, record), tuple(moves), tuple(messages))
 
 
-def _born(now: int, command: p.PromiseCreate, creator: str | None, latest: int | None) -> PromiseRecord:
-    bounds = (command.timeout_at, None if command.timer else latest)
-    deadline = min((at for at in bounds if at is not None), default=None)
-    invoked_at = now if command.invoked_at is None else min(now, command.invoked_at)
-    record = PromiseRecord(
-        command.id, command.function, command.version, command.param, command.target, creator,
-        command.timer, deadline, command.tags, invoked_at, State.PENDING, None, None,
-    )  # fmt: skip
-    if guards.is_due(record, now):
-        return as_of(record._replace(created_at=min(invoked_at, deadline or 0)), now)  # born settled, at its deadline
-    return record if command.state is State.PENDING else _settled(record, command.state, now, command.value)
-
-
 def _settle(now: int, command: p.PromiseSettle, view: View, *, by: str | None) -> Transition:
-    found = _touch(now, view, command.id)
+    found = _touch(now, view, command.id, by)
     record = found.reply.promise
     if record is None or record.state is not State.PENDING:
         return found
-    after = _settled(record, command.state, max(now, record.created_at), command.value)
-    moves, messages = _settlement(record, after, view)
-    told, sent = _news_for_its_runner(record, view, by)
-    return Transition(Reply(Status.OK, after), (*moves, *told), (*messages, *sent))
+    after = lifetime.settled(record, command.state, max(now, record.created_at), command.value, view.turn)
+    moves, messages = _settlement(record, after, view, by)
+    return Transition(Reply(Status.OK, after), tuple(moves), tuple(messages))
 
 
 def _cancel(now: int, command: p.PromiseCancel, view: View, *, by: str | None) -> Transition:
-    found = _touch(now, view, command.id)
+    found = _touch(now, view, command.id, by)
     record = found.reply.promise
     if record is None or record.state is not State.PENDING:
         return found
@@ -241,14 +207,55 @@ def _cancel(now: int, command: p.PromiseCancel, view: View, *, by: str | None) -
     messages: dict[p.Message, None] = {}
     after = record
     for before in ending:
-        after = as_of(before, now)  # a child's deadline may have come
+        after = lifetime.as_of(before, now, view.turn)  # a child's deadline may have come
         if after is before:
-            after = _settled(before, State.CANCELED, max(now, before.created_at), command.value)
-        settled, sent = _settlement(before, after, view, frozenset(one.id for one in ending))
-        told, news = _news_for_its_runner(before, view, by if before is record else None)
-        moves |= dict.fromkeys((*settled, *told))
-        messages |= dict.fromkeys((*sent, *news))
+            after = lifetime.settled(before, State.CANCELED, max(now, before.created_at), command.value, view.turn)
+        asks = by if before is record else None  # who asks hears of that one by its answer, and may run others below
+        settled, sent = _settlement(before, after, view, asks, frozenset(one.id for one in ending))
+        moves |= dict.fromkeys(settled)
+        messages |= dict.fromkeys(sent)
     return Transition(Reply(Status.OK, after), tuple(moves), tuple(messages))
+
+
+def _again(now: int, command: p.PromiseAgain, view: View, task: TaskRecord) -> Transition:
+    """What the last run of an execution has made goes, what keeps the arguments of the next one comes."""
+    if (kept := view.promise(command.id)) is not None:  # it was said before, and the answer was lost
+        return Transition(Reply(Status.OK, kept))
+    found = _touch(now, view, ids.parent_of(command.id) or "")
+    record = found.reply.promise
+    if record is None or record.state is not State.PENDING:
+        return found
+    made = guards.made_by_last_run(command, task, view)
+    if (refusal := guards.cannot_start_over(now, command, record, task, made)) is not None:
+        return Transition(refusal)
+    number = ids.number_of_run(command.id)
+    keeps = p.PromiseCreate(command.id, p.AGAIN, number, command.param, state=State.RESOLVED)
+    kept = lifetime.born(now, keeps, task.id, record.timeout_at, view.turn)
+    moves: dict[Move, None] = {Move(None, kept): None}
+    messages: dict[p.Message, None] = {}
+    for one in made:
+        gone, sent = _removal(one, view, task)
+        moves |= dict.fromkeys(gone)
+        messages |= dict.fromkeys(sent)
+    return Transition(Reply(Status.CREATED, kept), tuple(moves), tuple(messages))
+
+
+def _removal(record: PromiseRecord, view: View, by: TaskRecord) -> tuple[list[Move], list[p.Message]]:
+    """One promise goes, with its task. Who still waits for it, other than `by` itself, is told to look: it is gone."""
+    moves, messages = [Move(record, None)], list[p.Message]()
+    if record.target is not None and (task := view.task(record.id)) is not None:
+        moves.append(Move(task, None))
+    for callback in view.callbacks(record.id):
+        resumed, sent = _resume(None if callback.awaiter == by.id else view.task(callback.awaiter))
+        moves += [Move(callback, None), *resumed]
+        messages += sent
+    for listener in view.listeners(record.id):
+        if listener.process == by.process:
+            moves.append(Move(listener, None))
+        elif not listener.fired:
+            moves.append(Move(listener, ListenerRecord(record.id, listener.process, True)))
+            messages.append(p.Settled(listener.process, record.id))
+    return moves, messages
 
 
 def _call_back(now: int, command: p.RegisterCallback, view: View) -> Transition:
@@ -263,7 +270,7 @@ def _call_back(now: int, command: p.RegisterCallback, view: View) -> Transition:
     callback = CallbackRecord(command.awaited, command.awaiter)
     stored = callback in view.callbacks(command.awaited)
     if awaited.state is State.PENDING:
-        return found if stored else found._replace(moves=(Move(None, callback),))
+        return found if stored else Transition(Reply(Status.CREATED, awaited), (Move(None, callback),))
     if stored and found.moves:  # its deadline passed just now: the settlement resumes this awaiter already
         return found
     moves, messages = _resume(awaiter)
@@ -275,7 +282,7 @@ def _listen(now: int, command: p.RegisterListener, view: View) -> Transition:
     record = found.reply.promise
     if record is None or record.state is not State.PENDING:
         return found
-    if not guards.alive(now, view.process(command.process)):
+    if view.process(command.process) is None:
         return Transition(guards.lease_lost(command.process))
     if any(listener.process == command.process for listener in view.listeners(command.promise)):
         return found
@@ -287,7 +294,7 @@ def _listen(now: int, command: p.RegisterListener, view: View) -> Transition:
 
 def _task(task: TaskRecord, state: TaskState, *, resumed: bool = False) -> TaskRecord:
     """The task in another state, held by nobody."""
-    return TaskRecord(*task[:6], state, task.version, None, task.python, resumed)
+    return TaskRecord(*task[:6], state, task.version, None, task.python, resumed, "", *task[12:])
 
 
 def _born_task(now: int, command: p.PromiseCreate, state: TaskState) -> TaskRecord:
@@ -300,20 +307,17 @@ def _born_task(now: int, command: p.PromiseCreate, state: TaskState) -> TaskReco
 def _claimed(task: TaskRecord, process: str, python: str) -> TaskRecord:
     """The task acquired: the one place that raises a version."""
     version = task.version + 1
-    return TaskRecord(*task[:6], TaskState.ACQUIRED, version, process, task.python or python, False)
+    held = (TaskState.ACQUIRED, version, process, task.python or python, False, "")
+    return TaskRecord(*task[:6], *held, *task[12:])
 
 
-def _holds(now: int, claim: p.Claim, view: View) -> TaskRecord | Reply:
-    """The fence: the task if the claim holds at `now`, else the refusal."""
+def _holds(claim: p.Claim, view: View) -> TaskRecord | Reply:
+    """The fence: the task if the claim holds, else the refusal. Of a process that is gone no claim holds any more."""
     task = view.task(claim.id)
     if task is None:
         return guards.no_task(claim.id)
     if task.state is not TaskState.ACQUIRED or task.version != claim.version or task.process != claim.process:
-        held = f"{task.state.value} at version {task.version}"
-        reason = f"task {claim.id!r} is {held}, not held by {claim.process!r} at version {claim.version}"
-        return Reply(Status.CONFLICT, task=task, reason=reason)
-    if not guards.alive(now, view.process(claim.process)):
-        return guards.lease_lost(claim.process)
+        return guards.not_held(task, claim)
     return task
 
 
@@ -329,7 +333,7 @@ def _resume(awaiter: TaskRecord | None) -> tuple[list[Move], list[p.Message]]:
 
 
 def _fence(now: int, command: p.TaskFence, view: View) -> Transition:
-    task = _holds(now, command.claim, view)
+    task = _holds(command.claim, view)
     if isinstance(task, Reply):
         return Transition(task)
     own = _touch(now, view, task.id)
@@ -339,16 +343,18 @@ def _fence(now: int, command: p.TaskFence, view: View) -> Transition:
         case p.PromiseCreate():
             return _create(now, command.action, view, creator=task.id, latest=own.reply.promise.timeout_at)
         case p.PromiseSettle():
-            return _settle(now, command.action, view, by=command.claim.process)
+            return _settle(now, command.action, view, by=task.id)
         case p.PromiseCancel():
-            return _cancel(now, command.action, view, by=command.claim.process)
+            return _cancel(now, command.action, view, by=task.id)
+        case p.PromiseAgain():
+            return _again(now, command.action, view, task)
         case _:
             assert_never(command.action)
 
 
 def _task_create(now: int, command: p.TaskCreate, view: View) -> Transition:
     process, id = view.process(command.process), command.action.id
-    if process is None or not guards.alive(now, process):
+    if process is None:
         return Transition(guards.lease_lost(command.process))
     if view.promise(id) is None or guards.waits(command.action):
         born = _create(now, command.action, view, creator=None, latest=None)
@@ -368,74 +374,67 @@ def _task_create(now: int, command: p.TaskCreate, view: View) -> Transition:
     if promise is None or task.state is not TaskState.PENDING or not guards.serves(process, task.target):
         reason = f"task {id!r} is {task.state.value} for {task.target!r}"
         return Transition(Reply(Status.CONFLICT, promise, task, reason=reason))
-    acquired, move = _acquired(now, _claimed(task, process.id, command.python), task, promise, view)
+    acquired, move = _acquired(_claimed(task, process.id, command.python), task, promise, view)
     return Transition(found.reply._replace(task=acquired.task, acquired=(acquired,)), (move,))
 
 
-def _acquired(
-    now: int, claimed: TaskRecord, task: TaskRecord, promise: PromiseRecord, view: View
-) -> tuple[p.Acquired, Move]:
-    children = view.children(task.id) if task.version else ()  # never acquired: it has no children yet
-    preload = tuple(as_of(child, now) for child in children)
+def _acquired(claimed: TaskRecord, task: TaskRecord, promise: PromiseRecord, view: View) -> tuple[p.Acquired, Move]:
+    # Without a version it has no children yet. They are told as written: without a turn nobody has taken a verdict.
+    preload = tuple(view.children(task.id)) if task.version else ()
     return p.Acquired(claimed, promise, preload), Move(task, claimed)
 
 
 def _acquire(now: int, command: p.TaskAcquire, view: View) -> Transition:
     process = view.process(command.process)
-    if process is None or not guards.alive(now, process):
+    if process is None:
         return Transition(guards.lease_lost(command.process))
-    strange = [target for target in command.targets if not guards.serves(process, target)]
-    if strange:
+    if strange := [target for target in command.targets if not guards.serves(process, target)]:
         return Transition(Reply(Status.UNPROCESSABLE, reason=f"{process.id!r} does not serve {strange[0]!r}"))
     taken: list[p.Acquired] = []
     moves: list[Move] = []
-    for task in view.acquirable(command.targets, command.functions, command.limit):
+    for task in dispatch.in_turn(command, view):
         promise = view.promise(task.id)
         if promise is not None and not guards.is_due(promise, now):  # a due one is left to the tick
-            acquired, move = _acquired(now, _claimed(task, process.id, command.python), task, promise, view)
+            acquired, move = _acquired(_claimed(task, process.id, command.python), task, promise, view)
             taken.append(acquired)
             moves.append(move)
     return Transition(Reply(Status.OK, acquired=tuple(taken)), tuple(moves))
 
 
 def _fulfill(now: int, command: p.TaskFulfill, view: View) -> Transition:
-    task = _holds(now, command.claim, view)
+    task = _holds(command.claim, view)
     if isinstance(task, Reply):
         if guards.repeats(task, command.claim, TaskState.FULFILLED):
             return _touch(now, view, command.claim.id)  # the outcome tells the asker whether it was its own
         return Transition(task)
-    return _settle(now, p.PromiseSettle(task.id, command.state, command.value), view, by=command.claim.process)
+    return _settle(now, p.PromiseSettle(task.id, command.state, command.value), view, by=task.id)
 
 
 def _suspend(now: int, command: p.TaskSuspend, view: View) -> Transition:
-    task = _holds(now, command.claim, view)
+    task = _holds(command.claim, view)
     if isinstance(task, Reply):
         repeated = guards.repeats(task, command.claim, TaskState.SUSPENDED)
         return Transition(Reply(Status.OK, task=task.task) if repeated else task)
-    awaited = [view.promise(id) for id in command.awaited]
-    missing = [id for id, record in zip(command.awaited, awaited, strict=True) if record is None]
-    if missing:
+    awaited = {id: view.promise(id) for id in command.awaited}
+    if missing := [id for id, record in awaited.items() if record is None]:
         return Transition(Reply(Status.UNPROCESSABLE, reason=f"there is no promise {missing[0]!r} to await"))
-    again = task.resumed or any(
-        record.state is not State.PENDING or guards.is_due(record, now) for record in awaited if record is not None
-    )
-    if again:
+    if task.resumed or any(guards.is_over(record, now) for record in awaited.values() if record is not None):
         seen = task._replace(resumed=False)
         return Transition(Reply(Status.RUN_AGAIN, task=seen), (Move(task, seen),) if task.resumed else ())
-    callbacks = [CallbackRecord(id, task.id) for id in dict.fromkeys(command.awaited)]
+    callbacks = [CallbackRecord(id, task.id) for id in awaited]
     moves = tuple(Move(None, callback) for callback in callbacks if callback not in view.callbacks(callback.awaited))
     suspended = _task(task, TaskState.SUSPENDED)
     return Transition(Reply(Status.OK, task=suspended), (Move(task, suspended), *moves))
 
 
 def _release(now: int, command: p.TaskRelease, view: View) -> Transition:
-    task = _holds(now, command.claim, view)
+    task = _holds(command.claim, view)
     return Transition(task) if isinstance(task, Reply) else _sent_again(task)
 
 
-def _sent_again(task: TaskRecord) -> Transition:
+def _sent_again(task: TaskRecord, was: TaskRecord | None = None) -> Transition:
     pending = _task(task, TaskState.PENDING)
-    return Transition(Reply(Status.OK, task=pending), (Move(task, pending),), (p.Execute(task.target, task.id),))
+    return Transition(Reply(Status.OK, task=pending), (Move(was or task, pending),), (p.Execute(task.target, task.id),))
 
 
 def _halt(command: p.TaskHalt, view: View) -> Transition:
@@ -444,8 +443,8 @@ def _halt(command: p.TaskHalt, view: View) -> Transition:
         return Transition(guards.no_task(command.id))
     if task.state is TaskState.FULFILLED:
         return Transition(Reply(Status.CONFLICT, task=task, reason=f"task {command.id!r} is fulfilled"))
-    halted = _task(task, TaskState.HALTED)
-    return Transition(Reply(Status.OK, task=halted), () if halted == task else (Move(task, halted),))
+    halted = task if task.state is TaskState.HALTED else _task(task, TaskState.HALTED)._replace(reason=command.reason)
+    return Transition(Reply(Status.OK, task=halted), () if halted is task else (Move(task, halted),))
 
 
 def _continue(command: p.TaskContinue, view: View) -> Transition:
@@ -454,47 +453,35 @@ def _continue(command: p.TaskContinue, view: View) -> Transition:
         return Transition(guards.no_task(command.id))
     if task.state is not TaskState.HALTED:
         return Transition(Reply(Status.CONFLICT, task=task, reason=f"task {command.id!r} is {task.state.value}"))
-    return _sent_again(task)
+    return _sent_again(task._replace(crashes=0, crashed_at=0), task)
 
 
 # -- processes ---------------------------------------------------------------------------------------------
 
 
-def _join(now: int, command: p.ProcessJoin, view: View) -> Transition:
-    if view.process(command.process) is not None:
-        return Transition(Reply(Status.CONFLICT, reason=f"process id {command.process!r} is in use"))
-    c = command
-    record = ProcessRecord(c.process, c.name, c.group, c.host, c.address, c.lease_ms, now + c.lease_ms)
-    return Transition(Reply(Status.CREATED), (Move(None, record),))
-
-
-def _heartbeat(now: int, command: p.ProcessHeartbeat, view: View) -> Transition:
-    process = view.process(command.process)
-    if process is None or not guards.alive(now, process):
-        return Transition(guards.lease_lost(command.process))
-    renewed = process._replace(expires_at=max(process.expires_at, now + process.lease_ms))
-    held = {task.id: task.version for task in view.held(process.id)}
-    return Transition(Reply(Status.OK, held=held), () if renewed == process else (Move(process, renewed),))
-
-
-def _gone(id: str, view: View) -> Transition:
+def _leave(command: p.ProcessLeave, view: View) -> Transition:
     """A process is no more: its tasks are sent again, what it listened to is forgotten."""
-    process = view.process(id)
-    if process is None:
+    process = view.process(command.process)
+    if process is None or command.renewed_at not in (None, process.renewed_at):
         return Transition(Reply(Status.OK))
     moves: list[Move] = [Move(process, None)]
     messages: list[p.Message] = []
-    for task in view.held(id):
-        sent = _sent_again(task)
+    poisoned: list[TaskRecord] = []
+    for task in view.held(process.id):
+        sent = _crashed(task, command, view) if ids.mark(task.id) in command.ran else _sent_again(task)
+        poisoned += [after for after in (sent.reply.task,) if after is not None and after.state is TaskState.HALTED]
         moves += sent.moves
         messages += sent.messages
-    moves += [Move(listener, None) for listener in view.listening(id)]
-    return Transition(Reply(Status.OK), tuple(moves), tuple(messages))
+    moves += [Move(listener, None) for listener in view.listening(process.id)]
+    return Transition(Reply(Status.OK, poisoned=tuple(poisoned)), tuple(moves), tuple(messages))
 
 
-def _receive(command: p.Receive, view: View) -> Transition:
-    known = set(command.acknowledged)
-    fired = [listener for listener in view.listening(command.process) if listener.fired]
-    moves = tuple(Move(listener, None) for listener in fired if listener.promise in known)
-    news = [view.promise(listener.promise) for listener in fired if listener.promise not in known]
-    return Transition(Reply(Status.OK, settled=tuple(record for record in news if record is not None)), moves)
+def _crashed(task: TaskRecord, command: p.ProcessLeave, view: View) -> Transition:
+    """A process has ended while it ran this very task, which is not sent round for ever."""
+    latest = view.latest_turn(task.id)
+    crashes = task.crashes + 1 if latest == task.crashed_at else 1
+    if crashes < command.max_crashes:
+        return _sent_again(task._replace(crashes=crashes, crashed_at=latest), task)
+    reason = p.POISONED.format(crashes=crashes, process=command.process)
+    poisoned = _task(task, TaskState.HALTED)._replace(reason=reason, crashes=crashes, crashed_at=latest)
+    return Transition(Reply(Status.OK, task=poisoned), (Move(task, poisoned),))

@@ -32,7 +32,7 @@ class TaskState(StrEnum):
 
 
 class PromiseRecord(NamedTuple):
-    """A durable promise. Everything but the last three fields is fixed at birth."""
+    """A durable promise. Everything but the last four fields is fixed at birth."""
 
     id: str
     function: str
@@ -50,10 +50,15 @@ class PromiseRecord(NamedTuple):
     tags: str
     """A canonical JSON object of strings, or empty. Opaque here."""
     created_at: int
+    born_after: int
+    """The turn that its creator's execution had taken last when it made this; 0: none yet."""
     state: State
     settled_at: int | None
     value: bytes | None
     """The encoded result or error."""
+    turn: int | None
+    """The number of the commit that settled it. An execution takes the outcomes of what it has made turn by turn, in
+    the order of these numbers; those of one commit are one turn."""
 
 
 class TaskRecord(NamedTuple):
@@ -75,6 +80,12 @@ class TaskRecord(NamedTuple):
     """Minor version of the Python that first ran it, as `3.11`; empty before. asyncio's task tree differs by it."""
     resumed: bool
     """Something that it awaits was settled since it was acquired: a suspend is answered with "run again"."""
+    reason: str = ""
+    """Why it is halted, as it was told; empty in any other state."""
+    crashes: int = 0
+    """How many processes in a row have ended while they ran this very task, with nothing new on record below it."""
+    crashed_at: int = 0
+    """The latest turn on record below it when that happened last."""
 
 
 class CallbackRecord(NamedTuple):
@@ -97,7 +108,11 @@ class ListenerRecord(NamedTuple):
 
 
 class ProcessRecord(NamedTuple):
-    """A live process and its lease, under which it holds tasks."""
+    """A live process and its lease, under which it holds tasks.
+
+    A lease is time, and no clock is the same in two processes; so none is written down. Whoever has seen `renewed_at`
+    unchanged for `lease_ms` of its own monotonic clock may say that the process is gone.
+    """
 
     id: str
     """One incarnation: a process that joins again is another one."""
@@ -109,7 +124,9 @@ class ProcessRecord(NamedTuple):
     address: str
     """Where its doorbell is; empty: it has none and polls."""
     lease_ms: int
-    expires_at: int
+    renewed_at: int
+    """When it has renewed its lease last, by its own wall clock, and always later than before: it is compared with
+    what was seen of it, and with no clock."""
 
 
 Record = PromiseRecord | TaskRecord | CallbackRecord | ListenerRecord | ProcessRecord

@@ -20,6 +20,19 @@ MAX_NAME_CHARS = 256  # functions, groups and processes
 MAX_VERSION = 2**31 - 1  # of a function
 MAX_ACQUIRE = 1_000  # tasks in one acquire: bounds one transaction
 MAX_AWAITED = 100_000  # promises that one execution may be suspended on
+AGAIN = "dasync.again"  # the function of what keeps the arguments of an execution that has started over
+MAX_REASON_BYTES = 16_384  # of UTF-8: why a task was halted
+MAX_CRASHES = 5  # of one task, in a row, unless somebody says otherwise
+MAX_RAN = 1_000  # tasks whose code can run at one moment: one on the asyncio loop, the others in threads
+POISON = "poisoned: "  # what the reason of such a task begins with
+POISONED = (
+    POISON + "{crashes} processes in a row have ended while this ran, the last of them {process}, and nothing new was"
+    " recorded; put right what ends them, then send it again"
+)
+POISONED_POOL = (
+    POISON + "{crashes} processes of the pool in a row have ended while {function!r} of {id!r} ran ({last}); put right"
+    " what ends them, then send it again"
+)
 MAX_TIME_MS = 253_402_300_799_000  # the last instant that datetime can show (year 9999)
 
 
@@ -59,8 +72,10 @@ class Reply(NamedTuple):
     task: TaskRecord | None = None
     acquired: tuple[Acquired, ...] = ()
     held: Mapping[str, int] | None = None
-    """Heartbeat: versions of the tasks that the store believes the process to hold, by task id."""
+    """Heartbeat: versions of the tasks that the store believes the process to hold, by task id; None: as it knows."""
     settled: tuple[PromiseRecord, ...] = ()
+    poisoned: tuple[TaskRecord, ...] = ()
+    """Leave: the tasks that have ended their process too often."""
     reason: str = ""
 
 
@@ -109,11 +124,18 @@ def check_target(target: str) -> str:
     return target
 
 
+def cut_reason(text: str) -> str:
+    """`text` as a reason may be: UTF-8, of limited length."""
+    return text.encode("utf-8", "backslashreplace")[:MAX_REASON_BYTES].decode("utf-8", "ignore")
+
+
 @dataclass(frozen=True, slots=True)
 class PromiseGet:
     """`promise.get`: the promise as it is at this moment."""
 
     id: str
+    claim: Claim | None = None
+    """Under which somebody asks: if its deadline settles the promise now, the answer alone tells him."""
 
     def __post_init__(self) -> None:
         _looked_up(self.id)
@@ -143,6 +165,8 @@ class PromiseCreate:
     value: bytes | None = None
     invoked_at: int | None = None
     """When it was invoked, for one that is born settled; None: now."""
+    born_after: int = 0
+    """The turn that the execution which makes it had taken last."""
 
     def __post_init__(self) -> None:
         ids.check(self.id)
@@ -198,8 +222,28 @@ class PromiseCancel:
 
 
 @dataclass(frozen=True, slots=True)
+class PromiseAgain:
+    """`dasync.again`: an execution starts over. What its last run has made goes, the arguments of the next one come.
+
+    `id` is what keeps them, below the promise that is computed; that one stays as it is, with those who wait for it.
+    What stands alone is spared. If the promise is settled, it is the answer.
+    """
+
+    id: str
+    param: bytes
+
+    def __post_init__(self) -> None:
+        ids.check(self.id)
+        if not ids.number_of_run(self.id):
+            raise ValueError(f"{self.id!r} is not the id of what keeps the arguments of a run, as order-42:@1 is")
+
+
+@dataclass(frozen=True, slots=True)
 class RegisterCallback:
-    """`promise.register_callback`: resume the task `awaiter` when `awaited` settles."""
+    """`promise.register_callback`: resume the task `awaiter` when `awaited` settles.
+
+    Answered as created where that is new; one that was registered before, or is of no use any more, is as it was.
+    """
 
     awaited: str
     awaiter: str
@@ -244,19 +288,33 @@ class TaskCreate:
             raise ValueError(f"{self.action.id!r}: a task needs a target")
 
 
+class Room(NamedTuple):
+    """How many tasks of some functions, of all of these together, a process has room for."""
+
+    functions: tuple[str, ...]
+    tasks: int
+
+
 @dataclass(frozen=True, slots=True)
 class TaskAcquire:
-    """`dasync.acquire`: claim up to `limit` pending tasks of `targets` that run one of `functions`."""
+    """`dasync.acquire`: claim up to `limit` pending tasks of `targets` that run one of `functions`.
+
+    Of each function the oldest, one in turn, in the order in which they are named; and no more of the functions of one
+    of the `rooms` than that has room for.
+    """
 
     process: str
     targets: tuple[str, ...]
     functions: tuple[tuple[str, int], ...]
     limit: int
     python: str = ""
+    rooms: tuple[Room, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= self.limit <= MAX_ACQUIRE:
             raise ValueError(f"an acquire takes 1 to {MAX_ACQUIRE} tasks, not {self.limit}")
+        if any(room.tasks < 1 for room in self.rooms):
+            raise ValueError("an acquire names functions that there is room for, and no others")
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +322,7 @@ class TaskFence:
     """`task.fence`: do `action` only while the claim holds."""
 
     claim: Claim
-    action: PromiseCreate | PromiseSettle | PromiseCancel
+    action: PromiseCreate | PromiseSettle | PromiseCancel | PromiseAgain
 
     def __post_init__(self) -> None:
         if self.action.id == self.claim.id:
@@ -307,12 +365,16 @@ class TaskRelease:
 
 @dataclass(frozen=True, slots=True)
 class TaskHalt:
-    """`task.halt`: take the task from whoever has it, until it is continued."""
+    """`task.halt`: take the task from whoever has it, until it is continued. One that is halted stays as it is."""
 
     id: str
+    reason: str = ""
+    """Why, for who is to put it right; `cut_reason` makes any text fit."""
 
     def __post_init__(self) -> None:
         _looked_up(self.id)
+        if cut_reason(self.reason) != self.reason:
+            raise ValueError(f"{self.id!r}: a reason is text of at most {MAX_REASON_BYTES} bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,16 +410,29 @@ class ProcessJoin:
 
 @dataclass(frozen=True, slots=True)
 class ProcessHeartbeat:
-    """`dasync.heartbeat`: extend the lease; the reply names every task that the store counts as held."""
+    """`dasync.heartbeat`: renew the lease. The reply names every task that the store counts as held, if these are not
+    as many, or not of such versions, as the process knows of."""
 
     process: str
+    knows: tuple[int, int] = (0, 0)
+    """The number of tasks that the process holds, and the sum of their versions."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessLeave:
-    """`dasync.leave`: the process is gone, by its own word or seen dead: its tasks are sent again."""
+    """`dasync.leave`: the process is gone, by its own word or as somebody has seen: its tasks are sent again."""
 
     process: str
+    renewed_at: int | None = None
+    """What its lease was renewed at, if it has been silent for the whole of it since: it may have spoken meanwhile."""
+    ran: tuple[bytes, ...] = ()
+    """The `ids.mark` of each task whose code was running when the process ended without a word: its crash, maybe."""
+    max_crashes: int = MAX_CRASHES
+    """How many of them in a row a task may have until it is halted as poisoned."""
+
+    def __post_init__(self) -> None:
+        if self.max_crashes < 1 or len(self.ran) > MAX_RAN:
+            raise ValueError(f"{self.process!r}: max_crashes is 1 or more, and at most {MAX_RAN} tasks ran at once")
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,16 +455,10 @@ class PromiseDue:
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseDue:
-    """A lease has ended without being renewed."""
-
-    process: str
-
-
 Command = (
     PromiseGet | PromiseCreate | PromiseSettle | PromiseCancel | RegisterCallback | RegisterListener
     | TaskGet | TaskCreate | TaskAcquire | TaskFence | TaskSuspend | TaskFulfill | TaskRelease | TaskHalt
     | TaskContinue | ProcessJoin | ProcessHeartbeat | ProcessLeave | Receive | Tick
 )  # fmt: skip
-Due = PromiseDue | LeaseDue
+Cause = Command | PromiseDue
+"""What makes the machine step: somebody's command, or the time."""

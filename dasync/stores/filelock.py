@@ -3,7 +3,8 @@
 SQLite's own busy handling polls, so writers starve each other, and in SQLite before 3.51.3 commits that race
 with checkpoints of another connection can corrupt a WAL. Queueing on this lock avoids both. It guards a
 file of its own beside the store: a POSIX record lock is dropped as soon as the process closes *any* handle
-of the locked file, and SQLite opens and closes handles of the store as it likes.
+of the locked file, and SQLite opens and closes handles of the store as it likes. In the file stands a number that
+those who hold the lock hand on: it outlives each of them, but not a power loss for certain.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import sys
 import threading
 from types import TracebackType
 from typing import ClassVar
+from zlib import crc32
 
 _FLOCK = "hhqqi0q"  # Linux: struct flock, as the C compiler lays it out
+_NUMBER = struct.Struct("<QI")  # and its CRC-32: what is left of a file after a power loss may be anything
 
 
 class FileLock:
@@ -78,6 +81,19 @@ class FileLock:
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         fcntl.lockf(self._fd, fcntl.LOCK_UN)
         self._threads.release()
+
+    @property
+    def number(self) -> int:
+        """What the last holder has left here, 0 if nobody has; for who holds the lock."""
+        kept = os.pread(self._fd, _NUMBER.size, 0)
+        if len(kept) < _NUMBER.size:
+            return 0
+        number, checksum = _NUMBER.unpack(kept)
+        return int(number) if crc32(kept[:8]) == checksum else 0
+
+    @number.setter
+    def number(self, number: int) -> None:
+        os.pwrite(self._fd, _NUMBER.pack(number, crc32(number.to_bytes(8, "little"))), 0)
 
     @classmethod
     def forget(cls) -> None:

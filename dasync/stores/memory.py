@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 
 from dasync.core import ids
@@ -22,8 +22,8 @@ from dasync.core.model import (
     TaskRecord,
     TaskState,
 )
-from dasync.ports import Backlog, Clock, Found, Search
-from dasync.stores.rows import Changes, Rows, RowStore, T
+from dasync.ports import Around, Backlog, Clock, Found, Search
+from dasync.stores.rows import Changes, Named, Rows, RowStore, T, around, oldest
 
 
 class MemoryRows:
@@ -37,12 +37,13 @@ class MemoryRows:
         self._processes: dict[str, ProcessRecord] = {}
         # Indexes.
         self._children: dict[str, dict[str, None]] = defaultdict(dict)
-        self._pending: dict[str, dict[str, None]] = defaultdict(dict)
+        self._pending: dict[str, dict[tuple[str, int], dict[str, None]]] = defaultdict(lambda: defaultdict(dict))
         self._held: dict[str, dict[str, None]] = defaultdict(dict)
         self._deadlines: dict[str, int] = {}
         self._hearing: dict[str, dict[str, None]] = defaultdict(dict)
+        self._news: dict[str, dict[str, None]] = defaultdict(dict)
 
-    def prefetch(self, promises: Sequence[str], tasks: Sequence[str], settling: Sequence[str]) -> None:
+    def prefetch(self, named: Named) -> None:
         """Everything is at hand."""
 
     def promise(self, id: str) -> PromiseRecord | None:
@@ -71,27 +72,41 @@ class MemoryRows:
         found = [record for record in self._promises.values() if low < record.id < high]
         return sorted((record for record in found if record.state is State.PENDING), key=lambda record: record.id)
 
+    def under(self, id: str) -> Sequence[PromiseRecord]:
+        low, high = ids.subtree(id)
+        return sorted((record for record in self._promises.values() if low < record.id < high), key=lambda r: r.id)
+
     def held(self, process: str) -> Sequence[TaskRecord]:
         return [self._tasks[id] for id in sorted(self._held[process])] if process in self._held else ()
+
+    def holding(self, process: str) -> tuple[int, int]:
+        held = self._held.get(process, {})
+        return len(held), sum(self._tasks[id].version for id in held)
 
     def listening(self, process: str) -> Sequence[ListenerRecord]:
         if process not in self._hearing:
             return ()
         return [self._listeners[promise][process] for promise in sorted(self._hearing[process])]
 
+    def news(self, process: str) -> Sequence[ListenerRecord]:
+        return [self._listeners[promise][process] for promise in sorted(self._news.get(process, ()))]
+
+    def kinds(self, targets: tuple[str, ...]) -> Sequence[tuple[str, int]]:
+        pending = (self._pending[target] for target in targets if target in self._pending)
+        return sorted({kind for kinds in pending for kind, ids in kinds.items() if ids})
+
     def acquirable(
         self, targets: tuple[str, ...], functions: tuple[tuple[str, int], ...], limit: int
     ) -> Sequence[TaskRecord]:
-        pending = [self._tasks[id] for target in targets if target in self._pending for id in self._pending[target]]
-        fitting = [task for task in pending if (task.function, task.function_version) in functions]
-        return sorted(fitting, key=lambda task: (task.created_at, task.id))[:limit]
+        pending = (self._pending[target].get(kind, ()) for target in targets for kind in functions)
+        return oldest((self._tasks[id] for ids in pending for id in ids), functions, limit)
 
     def due(self, now: int, limit: int) -> Sequence[PromiseRecord]:
         late = sorted((at, id) for id, at in self._deadlines.items() if at <= now)
         return [self._promises[id] for _, id in late[:limit]]
 
-    def expired(self, now: int) -> Sequence[ProcessRecord]:
-        return [process for process in self.processes() if process.expires_at <= now]
+    def latest_turn(self, id: str) -> int:
+        return max((record.turn or 0 for record in self.under(id)), default=0)
 
     def processes(self) -> list[ProcessRecord]:
         return [self._processes[id] for id in sorted(self._processes)]
@@ -107,6 +122,14 @@ class MemoryRows:
                 self._deadlines.pop(promise.id, None)
         for task in changes.tasks_born + changes.tasks_moved:
             self._write_task(task)
+        for promise in changes.promises_gone:
+            del self._promises[promise.id]
+            self._deadlines.pop(promise.id, None)
+            if promise.creator is not None:
+                del self._children[promise.creator][promise.id]
+        for task in changes.tasks_gone:
+            self._forget_task(self._tasks.pop(task.id))
+            self._children.pop(task.id, None)
         for callback in changes.callbacks_born:
             self._callbacks[callback.awaited][callback.awaiter] = callback
         for callback in changes.callbacks_gone:
@@ -114,9 +137,12 @@ class MemoryRows:
         for listener in changes.listeners_kept:
             self._listeners[listener.promise][listener.process] = listener
             self._hearing[listener.process][listener.promise] = None
+            if listener.fired:
+                self._news[listener.process][listener.promise] = None
         for listener in changes.listeners_gone:
             del self._listeners[listener.promise][listener.process]
             del self._hearing[listener.process][listener.promise]
+            self._news[listener.process].pop(listener.promise, None)
         for process in changes.processes_kept:
             self._processes[process.id] = process
         for process in changes.processes_gone:
@@ -125,14 +151,17 @@ class MemoryRows:
     def _write_task(self, task: TaskRecord) -> None:
         old = self._tasks.get(task.id)
         if old is not None:
-            self._pending[old.target].pop(old.id, None)
-            if old.process is not None:
-                self._held[old.process].pop(old.id, None)
+            self._forget_task(old)
         self._tasks[task.id] = task
         if task.state is TaskState.PENDING:
-            self._pending[task.target][task.id] = None
+            self._pending[task.target][task.function, task.function_version][task.id] = None
         if task.process is not None:
             self._held[task.process][task.id] = None
+
+    def _forget_task(self, task: TaskRecord) -> None:
+        self._pending[task.target][task.function, task.function_version].pop(task.id, None)
+        if task.process is not None:
+            self._held[task.process].pop(task.id, None)
 
     def search(self, search: Search) -> list[Found]:
         def wanted(promise: PromiseRecord) -> bool:
@@ -173,18 +202,10 @@ class MemoryRows:
         )
 
     def next_due(self) -> int | None:
-        leases = [process.expires_at for process in self._processes.values()]
-        return min([*self._deadlines.values(), *leases], default=None)
+        return min(self._deadlines.values(), default=None)
 
     def waiting_targets(self) -> list[str]:
-        return sorted(target for target, pending in self._pending.items() if pending)
-
-    def missing(
-        self, targets: tuple[str, ...], functions: tuple[tuple[str, int], ...]
-    ) -> list[tuple[str, int]]:
-        pending = [self._tasks[id] for target in targets if target in self._pending for id in self._pending[target]]
-        needed = {(task.function, task.function_version) for task in pending}
-        return sorted(needed - set(functions))
+        return sorted(target for target, kinds in self._pending.items() if any(kinds.values()))
 
     def backlog(self) -> list[Backlog]:
         def kind(task: TaskRecord) -> tuple[str, str, str, int, str, bool]:
@@ -196,7 +217,7 @@ class MemoryRows:
             kept = sorted(alike, key=lambda task: (task.created_at, task.id))
             one = kept[0]
             named = (one.state, one.target, one.function, one.function_version, one.process, begun)
-            found.append(Backlog(*named, len(kept), one.created_at, one.id))
+            found.append(Backlog(*named, len(kept), one.created_at, one.id, one.reason))
         return found
 
 
@@ -209,17 +230,24 @@ class MemoryStore(RowStore):
         super().__init__(clock)
         self._rows: Rows = MemoryRows()
 
+    def load(self, promises: Mapping[str, PromiseRecord], tasks: Mapping[str, TaskRecord]) -> None:
+        """Take over rows that another store keeps, as they are."""
+        self._rows.write(Changes(list(promises.values()), [], list(tasks.values()), *[[] for _ in range(9)]))
+        self._turn = max([self._turn, *(record.turn or 0 for record in promises.values())])
+
     async def open(self) -> None:
         """Nothing to connect to."""
 
     async def close(self) -> None:
         """Nothing to let go of."""
 
-    async def changed(self) -> bool:
+    async def around(
+        self, targets: tuple[str, ...], functions: tuple[tuple[str, int], ...], *, anyway: bool = False
+    ) -> Around | None:
         """Nobody else can write."""
-        return False
+        return around(self._rows, targets, functions, changed=False, anyway=True) if anyway else None
 
-    async def _work(self, work: Callable[[Rows], T]) -> T:
+    async def _work(self, work: Callable[[Rows], T], *, lasting: bool) -> T:
         return work(self._rows)
 
     async def _look(self, work: Callable[[Rows], T]) -> T:

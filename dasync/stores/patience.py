@@ -9,6 +9,7 @@ import asyncio
 import logging
 
 from dasync.stores.filelock import FileLock
+from dasync.system import call_later
 
 LONG_S = 10.0  # without an answer; a healthy transaction takes milliseconds
 _log = logging.getLogger("dasync.store")
@@ -29,7 +30,7 @@ class Patience:
             self._since = loop.time()
         self._waiting += 1
         if self._timer is None:  # one for many waits: each looks when it fires, and only then
-            self._timer = loop.call_later(LONG_S, self._look, loop)
+            self._timer = call_later(loop, LONG_S, self._look, loop)
 
     def __exit__(self, *_: object) -> None:
         self._waiting -= 1
@@ -53,4 +54,4 @@ class Patience:
                 "%s has not answered for %.0f s: %s; `dasync doctor --store %s` tells more",
                 self._path, passed_s, who, self._path,
             )  # fmt: skip
-        self._timer = loop.call_later(LONG_S, self._look, loop)
+        self._timer = call_later(loop, LONG_S, self._look, loop)

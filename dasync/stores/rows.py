@@ -8,10 +8,12 @@ knows SQL, and nothing here decides.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from heapq import nsmallest
 from typing import NamedTuple, Protocol, TypeVar
+from zlib import crc32
 
-from dasync.core import ids, invariants, machine
+from dasync.core import guards, ids, invariants, machine
 from dasync.core import protocol as p
 from dasync.core.invariants import Snapshot
 from dasync.core.model import (
@@ -23,11 +25,12 @@ from dasync.core.model import (
     TaskRecord,
     TaskState,
 )
-from dasync.core.transition import Transition, View
-from dasync.ports import Backlog, Clock, Committed, Found, Ring, Search
+from dasync.core.transition import Records, Transition
+from dasync.ports import Around, Backlog, Bell, Clock, Committed, Found, News, Ring, Search
 
 T = TypeVar("T")
 EVERYTHING = Search()
+MAX_NEWS = 16  # that come along with a doorbell; more are read from the store
 
 
 class Changes(NamedTuple):
@@ -43,16 +46,29 @@ class Changes(NamedTuple):
     listeners_gone: list[ListenerRecord]
     processes_kept: list[ProcessRecord]
     processes_gone: list[ProcessRecord]
+    promises_gone: list[PromiseRecord]
+    tasks_gone: list[TaskRecord]
 
     def any(self) -> bool:
         """Whether there is anything to write."""
         return any(self)
 
 
-class Rows(View, Protocol):
+class Named(NamedTuple):
+    """The ids that a batch names; what follows from them is read as it comes up."""
+
+    promises: Collection[str]
+    tasks: Collection[str] = ()
+    settling: Collection[str] = ()
+    """Promises that it may settle: who waits for them is asked for."""
+    born: Collection[str] = ()
+    """Those of the promises that a claim covers and that are made now, as far as anybody knows."""
+
+
+class Rows(Records, Protocol):
     """What a store offers within one transaction."""
 
-    def prefetch(self, promises: Sequence[str], tasks: Sequence[str], settling: Sequence[str]) -> None:
+    def prefetch(self, named: Named) -> None:
         """The batch will ask for these: read them in one go."""
 
     def write(self, changes: Changes) -> None:
@@ -64,9 +80,6 @@ class Rows(View, Protocol):
     def subtree(self, id: str) -> Snapshot: ...
     def next_due(self) -> int | None: ...
     def waiting_targets(self) -> list[str]: ...
-    def missing(
-        self, targets: tuple[str, ...], functions: tuple[tuple[str, int], ...]
-    ) -> list[tuple[str, int]]: ...
     def backlog(self) -> list[Backlog]: ...
     def snapshot(self) -> Snapshot: ...
 
@@ -74,7 +87,9 @@ class Rows(View, Protocol):
 class Working:
     """Rows with the changes of the running batch laid over them: the machine's view."""
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: Rows, turn: int) -> None:
+        self.turn = turn
+        """The number of this batch's commit."""
         self._rows = rows
         self._promises: dict[str, PromiseRecord | None] = {}
         self._tasks: dict[str, TaskRecord | None] = {}
@@ -131,13 +146,39 @@ class Working:
             lambda r: r.state is State.PENDING and low < r.id < high,
         )
 
+    def under(self, id: str) -> Sequence[PromiseRecord]:
+        low, high = ids.subtree(id)
+        return self._laid_over(
+            self._rows.under(id), self._promises, self._promises_were, lambda r: low < r.id < high
+        )
+
     def held(self, process: str) -> Sequence[TaskRecord]:
         return self._laid_over(self._rows.held(process), self._tasks, self._tasks_were, lambda r: r.process == process)
+
+    def holding(self, process: str) -> tuple[int, int]:
+        count, versions = self._rows.holding(process)
+        for id, was in self._tasks_were.items():
+            for task, sign in ((was, -1), (self._tasks[id], 1)):
+                if task is not None and task.process == process:
+                    count, versions = count + sign, versions + sign * task.version
+        return count, versions
 
     def listening(self, process: str) -> Sequence[ListenerRecord]:
         promises = {listener.promise for listener in self._rows.listening(process)}
         promises |= {promise for promise, owner in self._listeners_were if owner == process}
         return [one for promise in sorted(promises) for one in self.listeners(promise) if one.process == process]
+
+    def news(self, process: str) -> Sequence[ListenerRecord]:
+        changed = [self._listeners[id] for id, owner in self._listeners_were if owner == process]
+        fired = {one.promise: one for one in self._rows.news(process) if one[:2] not in self._listeners_were}
+        fired |= {one.promise: one for ones in changed for one in ones if one.process == process and one.fired}
+        return [fired[id] for id in sorted(fired)]
+
+    def kinds(self, targets: tuple[str, ...]) -> Sequence[tuple[str, int]]:
+        changed = (task for task in map(self._tasks.get, self._tasks_were) if task is not None)
+        more = {(r.function, r.function_version) for r in changed if _is_pending(r, targets)}
+        found = set(self._rows.kinds(targets))  # whether any is left of these is seen when they are read
+        return sorted(found | more)
 
     def acquirable(
         self, targets: tuple[str, ...], functions: tuple[tuple[str, int], ...], limit: int
@@ -146,13 +187,9 @@ class Working:
             self._rows.acquirable(targets, functions, limit + len(self._tasks_were)),
             self._tasks,
             self._tasks_were,
-            lambda r: (
-                r.state is TaskState.PENDING
-                and r.target in targets
-                and (r.function, r.function_version) in functions
-            ),
+            lambda r: _is_pending(r, targets) and (r.function, r.function_version) in functions,
         )
-        return sorted(found, key=lambda r: (r.created_at, r.id))[:limit]
+        return oldest(found, functions, limit)
 
     def due(self, now: int, limit: int) -> Sequence[PromiseRecord]:
         found = self._laid_over(
@@ -163,10 +200,10 @@ class Working:
         )
         return sorted(found, key=lambda r: (r.timeout_at or 0, r.id))[:limit]
 
-    def expired(self, now: int) -> Sequence[ProcessRecord]:
-        return self._laid_over(
-            self._rows.expired(now), self._processes, self._processes_were, lambda r: r.expires_at <= now
-        )
+    def latest_turn(self, id: str) -> int:
+        low, high = ids.subtree(id)  # what this batch has settled is later than all that was settled before
+        changed = [self._promises[one] for one in self._promises_were if low < one < high]
+        return max([self._rows.latest_turn(id), *(one.turn or 0 for one in changed if one is not None)])
 
     def processes(self) -> list[ProcessRecord]:
         """Every live process, with the changes of this batch."""
@@ -198,13 +235,17 @@ class Working:
 
     def changes(self) -> Changes:
         """What the batch comes to, each row once."""
-        changes = Changes([], [], [], [], [], [], [], [], [], [])
+        changes = Changes([], [], [], [], [], [], [], [], [], [], [], [])
         for id, was in self._promises_were.items():
             if (promise := self._promises[id]) is not None and promise != was:
                 (changes.promises_born if was is None else changes.promises_moved).append(promise)
+            elif promise is None and was is not None:
+                changes.promises_gone.append(was)
         for id, old in self._tasks_were.items():
             if (task := self._tasks[id]) is not None and task != old:
                 (changes.tasks_born if old is None else changes.tasks_moved).append(task)
+            elif task is None and old is not None:
+                changes.tasks_gone.append(old)
         for callback, stored in self._callbacks_were.items():
             wanted = callback in self._callbacks[callback.awaited]
             if wanted != stored:
@@ -241,13 +282,30 @@ class Working:
         return [found[id] for id in sorted(found)]
 
 
+def _is_pending(task: TaskRecord, targets: tuple[str, ...]) -> bool:
+    return task.state is TaskState.PENDING and task.target in targets
+
+
+def oldest(tasks: Iterable[TaskRecord], functions: tuple[tuple[str, int], ...], limit: int) -> list[TaskRecord]:
+    """The `limit` oldest of each of those functions: function by function, oldest first, then by id."""
+    of: dict[tuple[str, int], list[TaskRecord]] = {function: [] for function in functions}
+    for task in tasks:
+        of[task.function, task.function_version].append(task)
+    return [one for found in of.values() for one in nsmallest(limit, found, key=lambda r: (r.created_at, r.id))]
+
+
+TURNS_PER_MS = 1024
 _Keyed = TypeVar("_Keyed", PromiseRecord, TaskRecord, ProcessRecord)
 
+# What power loss may undo, since it ends every process of the machine: a claim is free again then, a lease is over,
+# news is read anew. None of it says what became of a promise, so it need not wait for the disk.
+_PASSING = (p.TaskAcquire, p.ProcessHeartbeat, p.Receive)
 
-def run_batch(rows: Rows, now: int, commands: Sequence[p.Command]) -> Committed:
+
+def run_batch(rows: Rows, now: int, turn: int, commands: Sequence[p.Command]) -> Committed:
     """Step every command in order and write the outcome; the caller holds the transaction."""
-    rows.prefetch(*_named(commands))
-    working = Working(rows)
+    rows.prefetch(_named(commands))
+    working = Working(rows, turn)
     replies: list[p.Reply] = []
     messages: dict[p.Message, None] = {}
     for command in commands:
@@ -267,7 +325,7 @@ def run_batch(rows: Rows, now: int, commands: Sequence[p.Command]) -> Committed:
 
 
 def _take(
-    now: int, cause: p.Command | p.Due, working: Working, transition: Transition, messages: dict[p.Message, None]
+    now: int, cause: p.Cause, working: Working, transition: Transition, messages: dict[p.Message, None]
 ) -> None:
     if transition.moves:
         invariants.hold(now, cause, working, transition)
@@ -276,16 +334,20 @@ def _take(
         messages[message] = None
 
 
-def _named(commands: Sequence[p.Command]) -> tuple[list[str], list[str], list[str]]:
-    """The promises, tasks and settlements that a batch names; what follows from them is read as it comes up."""
+def _named(commands: Sequence[p.Command]) -> Named:
     promises: dict[str, None] = {}
     tasks: dict[str, None] = {}
     settling: dict[str, None] = {}
+    born: set[str] = set()
     for command in commands:
         if isinstance(command, p.TaskFence):
             promises[command.claim.id] = tasks[command.claim.id] = None
             promises[command.action.id] = None
-            if type(command.action) is not p.PromiseCreate:
+            if type(command.action) is p.PromiseAgain:
+                promises[ids.parent_of(command.action.id) or ""] = None
+            elif type(command.action) is p.PromiseCreate:
+                born.add(command.action.id)
+            else:
                 settling[command.action.id] = None
         elif isinstance(command, p.TaskFulfill):
             promises[command.claim.id] = tasks[command.claim.id] = settling[command.claim.id] = None
@@ -297,19 +359,47 @@ def _named(commands: Sequence[p.Command]) -> tuple[list[str], list[str], list[st
             promises[command.id] = settling[command.id] = None
         elif isinstance(command, p.RegisterListener):
             promises[command.promise] = settling[command.promise] = None
-    return list(promises), list(tasks), list(settling)
+    return Named(promises, tasks, settling, born)
 
 
-def _doorbells(messages: Iterable[p.Message], working: Working) -> dict[str, Ring]:
-    targets = {message.target for message in messages if isinstance(message, p.Execute)}
-    listening = {message.process for message in messages if isinstance(message, p.Settled)}
-    doorbells: dict[str, Ring] = {}
-    for process in working.processes():
-        serves = process.group in targets or f"{process.group}/{process.name}" in targets
-        ring = Ring.TASKS * serves | Ring.NEWS * (process.id in listening)
+def _doorbells(messages: Iterable[p.Message], working: Working) -> dict[str, Bell]:
+    told = {message.process for message in messages if isinstance(message, p.Settled)}
+    doorbells: dict[str, Bell] = {}
+    processes = working.processes()
+    called = _called([message for message in messages if isinstance(message, p.Execute)], processes)
+    for process in processes:
+        ring = Ring.TASKS * (process.id in called) | Ring.NEWS * (process.id in told)
         if process.address and ring:
-            doorbells[process.address] = Ring(ring)
+            doorbells[process.address] = Bell(Ring(ring), _news(process.id, working) if process.id in told else ())
     return doorbells
+
+
+def _news(process: str, working: Working) -> tuple[PromiseRecord, ...]:
+    """All that is news to a process, so that it hears of nothing after something later; nothing, if it is too much."""
+    news = [working.promise(one.promise) for one in working.news(process)[:MAX_NEWS + 1]]
+    known = tuple(record for record in news if record is not None)
+    return known if len(known) == len(news) <= MAX_NEWS else ()
+
+
+def around(
+    rows: Rows, targets: tuple[str, ...], functions: tuple[tuple[str, int], ...], *, changed: bool, anyway: bool
+) -> Around:
+    """What a process of those targets and functions finds around it."""
+    needed = rows.kinds(targets)
+    missing, waiting = [one for one in needed if one not in functions], rows.waiting_targets() if anyway else []
+    return Around(rows.processes(), rows.next_due(), len(missing) < len(needed), missing, waiting, changed)
+
+
+def _called(messages: Sequence[p.Execute], processes: Sequence[ProcessRecord]) -> set[str]:
+    """Who is told of these tasks: of each, one process of its group that is not called yet. Were all of them told, all
+    but one would look for it in vain."""
+    called, members = set[str](), dict[str, list[str]]()
+    for target, task in messages:
+        if target not in members:
+            members[target] = [one.id for one in processes if one.address and guards.serves(one, target)]
+        if left := members[target]:
+            called.add(left.pop(crc32(task.encode()) % len(left)))  # any, the same in every store
+    return called
 
 
 class RowStore(ABC):
@@ -317,17 +407,33 @@ class RowStore(ABC):
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self._turn = 0
 
     @abstractmethod
-    async def _work(self, work: Callable[[Rows], T]) -> T:
-        """Do `work` in one transaction; it is durable when this returns."""
+    async def _work(self, work: Callable[[Rows], T], *, lasting: bool) -> T:
+        """Do `work` in one transaction; it is durable when this returns, against power loss only if `lasting`."""
 
     @abstractmethod
     async def _look(self, work: Callable[[Rows], T]) -> T:
         """Do `work` that only reads."""
 
     async def transact(self, commands: Sequence[p.Command]) -> Committed:
-        return await self._work(lambda rows: run_batch(rows, self._clock.now_ms(), commands))
+        lasting = not all(isinstance(command, _PASSING) for command in commands)
+
+        def step(rows: Rows) -> Committed:
+            now = self._clock.now_ms()
+            return run_batch(rows, now, self._next_turn(now), commands)
+
+        return await self._work(step, lasting=lasting)
+
+    def _next_turn(self, now: int) -> int:
+        """The number of the commit under way, greater than that of every commit before.
+
+        By the clock, so that this holds from one life of the store to the next; where others write too, whose clocks
+        may be ahead, the store knows better.
+        """
+        self._turn = max(self._turn + 1, now * TURNS_PER_MS)
+        return self._turn
 
     async def search(self, search: Search = EVERYTHING) -> list[Found]:
         return await self._look(lambda rows: rows.search(search))
@@ -335,24 +441,21 @@ class RowStore(ABC):
     async def subtree(self, id: str) -> Snapshot:
         return await self._look(lambda rows: rows.subtree(id))
 
-    async def news(self, process: str) -> list[PromiseRecord]:
-        def read(rows: Rows) -> list[PromiseRecord]:
-            fired = [listener.promise for listener in rows.listening(process) if listener.fired]
-            rows.prefetch(fired, (), ())
-            return [record for id in fired if (record := rows.promise(id)) is not None]
+    async def news(self, process: str) -> News:
+        def read(rows: Rows) -> News:
+            fired = [listener.promise for listener in rows.news(process)]
+            rows.prefetch(Named(fired))
+            found = {id: rows.promise(id) for id in fired}
+            settled = [record for record in found.values() if record is not None]
+            return News(settled, [id for id, record in found.items() if record is None])
 
         return await self._look(read)
 
-    async def next_due(self) -> int | None:
-        return await self._look(lambda rows: rows.next_due())
-
-    async def missing(
-        self, targets: tuple[str, ...], functions: tuple[tuple[str, int], ...]
-    ) -> list[tuple[str, int]]:
-        return await self._look(lambda rows: rows.missing(targets, functions))
-
-    async def waiting_targets(self) -> list[str]:
-        return await self._look(lambda rows: rows.waiting_targets())
+    @abstractmethod
+    async def around(
+        self, targets: tuple[str, ...], functions: tuple[tuple[str, int], ...], *, anyway: bool = False
+    ) -> Around | None:
+        """What a process of those targets and functions finds around it, if others have written, or `anyway`."""
 
     async def processes(self) -> list[ProcessRecord]:
         return await self._look(lambda rows: rows.processes())

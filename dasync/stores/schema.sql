@@ -20,9 +20,11 @@ CREATE TABLE promises (
     timeout_at  INTEGER,
     tags        TEXT NOT NULL,      -- JSON object of strings, or ''
     created_at  INTEGER NOT NULL,
+    born_after  INTEGER NOT NULL,   -- the turn that its creator's execution had taken last; 0: none
     state       TEXT NOT NULL,
     settled_at  INTEGER,
     value       BLOB,               -- encoded result or error
+    turn        INTEGER,            -- the commit that settled it: its creator's execution goes by their order
     checksum    INTEGER NOT NULL    -- CRC-32 of the row: SQLite does not notice bit rot
 ) WITHOUT ROWID;
 CREATE INDEX promises_due ON promises (timeout_at) WHERE state = 'pending' AND timeout_at IS NOT NULL;
@@ -39,10 +41,15 @@ CREATE TABLE tasks (
     version          INTEGER NOT NULL,   -- the fencing token
     process          TEXT,               -- the holder, while acquired
     python           TEXT NOT NULL,
-    resumed          INTEGER NOT NULL
+    resumed          INTEGER NOT NULL,
+    reason           TEXT NOT NULL,      -- why it is halted; '' in any other state
+    crashes          INTEGER NOT NULL,   -- processes in a row that have ended while they ran it
+    crashed_at       INTEGER NOT NULL,   -- the latest turn below it when the last of them did
+    checksum         INTEGER NOT NULL    -- CRC-32 of the row
 ) WITHOUT ROWID;
-CREATE INDEX tasks_pending ON tasks (target, created_at, id) WHERE state = 'pending';
-CREATE INDEX tasks_held ON tasks (process) WHERE process IS NOT NULL;
+-- By function: an acquire takes the oldest of each in turn, however many of another one are older.
+CREATE INDEX tasks_pending ON tasks (target, function, function_version, created_at, id) WHERE state = 'pending';
+CREATE INDEX tasks_held ON tasks (process, version) WHERE process IS NOT NULL;
 
 -- An execution waits for a promise.
 CREATE TABLE callbacks (
@@ -59,6 +66,7 @@ CREATE TABLE listeners (
     PRIMARY KEY (promise, process)
 ) WITHOUT ROWID;
 CREATE INDEX listeners_of ON listeners (process);
+CREATE INDEX listeners_fired ON listeners (process, promise) WHERE fired;
 
 -- The live processes and their leases.
 CREATE TABLE processes (
@@ -68,5 +76,5 @@ CREATE TABLE processes (
     host       TEXT NOT NULL,
     address    TEXT NOT NULL,            -- of its doorbell; '': it has none
     lease_ms   INTEGER NOT NULL,
-    expires_at INTEGER NOT NULL
+    renewed_at INTEGER NOT NULL          -- by its own clock: compared with what was seen of it, and with no clock
 ) WITHOUT ROWID;

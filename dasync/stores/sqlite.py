@@ -20,11 +20,12 @@ from typing import Literal, cast
 import aiosqlite
 
 from dasync.errors import StoreCorrupt, StoreError, StoreUnavailable, StoreVersion
-from dasync.ports import Clock
+from dasync.ports import Around, Clock
 from dasync.stores.filelock import FileLock
+from dasync.stores.hot import Hot
 from dasync.stores.patience import Patience
-from dasync.stores.rows import Rows, RowStore, T
-from dasync.stores.sqlite_rows import Hot, SqliteRows
+from dasync.stores.rows import Rows, RowStore, T, around
+from dasync.stores.sqlite_rows import SqliteRows
 
 Durability = Literal["power", "process"]
 
@@ -32,13 +33,21 @@ APPLICATION_ID = 1684108153  # "dasy", as schema.sql sets it
 SCHEMA_VERSION = 1
 OLDEST_SQLITE = (3, 40, 0)  # the oldest one that the tests have run on
 BUSY_TIMEOUT_S = 5.0  # for programs that write without our lock, such as the sqlite3 shell
-CHECKPOINT_LOOK = 16  # commits between looks at the length of the WAL
-CHECKPOINT_BYTES = 4 * 2**20  # of WAL: a short WAL keeps reads fast and bit rot in it rare
+CHECKPOINT_BYTES = 8 * 2**20  # of WAL: a short WAL keeps reads fast and bit rot in it rare; each cut stops writers
+# Readers who come and go without a gap would keep the WAL for ever: from this length on they are waited for, but not
+# for one that does not end.
+PATIENT_BYTES = 16 * 2**20
+# Several times, briefly: SQLite waits for the place of a reader in its table, which later readers may take as well.
+PATIENT_TRIES, PATIENCE_MS = 5, 50
 _HEADER_BYTES = 100
 _MAGIC = b"SQLite format 3\x00"
+_JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
 _SYNCHRONOUS = {"power": "FULL", "process": "NORMAL"}
 # With these the file may be healthy and the moment wrong; every other sqlite3.DatabaseError is damage.
-_PASSING = ("FULL", "IOERR", "CANTOPEN", "READONLY", "BUSY", "LOCKED", "PERM", "AUTH", "NOMEM", "INTERRUPT", "NOLFS")
+_PASSING = (
+    "FULL", "IOERR", "CANTOPEN", "READONLY", "BUSY", "LOCKED", "PROTOCOL", "PERM", "AUTH", "NOMEM", "INTERRUPT",
+    "NOLFS",
+)  # fmt: skip
 _log = logging.getLogger("dasync.store")
 
 
@@ -47,6 +56,14 @@ class _Connection(sqlite3.Connection):
 
     hot: Hot
     """What this very connection knows: after a failure the next one begins anew."""
+    synchronous: str
+    """How it syncs at present."""
+
+    def sync(self, level: str) -> None:
+        """Sync at that level from now on; a commit that is synced syncs those before it as well."""
+        if level != self.synchronous:
+            super().execute(f"PRAGMA synchronous = {level}")
+            self.synchronous = level
 
     def execute(self, sql, parameters=(), /):  # type: ignore[no-untyped-def]  # sqlite3's signature, widened by callables
         return sql(self) if callable(sql) else super().execute(sql, parameters)
@@ -70,8 +87,8 @@ class SqliteStore(RowStore):
         self._lock: FileLock | None = None
         self._patience = Patience(self.path)
         self._owner = 0
-        self._checkpoint_at = CHECKPOINT_BYTES
-        self._commits = 0
+        self._wal_bytes = 0  # as seen last
+        self._checkpoint_at, self._patient_at = CHECKPOINT_BYTES, PATIENT_BYTES
         self._data_version = -1
 
     async def open(self) -> None:
@@ -99,31 +116,42 @@ class SqliteStore(RowStore):
                 await _let_go(connection, lock)
             lock.close()
 
-    async def changed(self) -> bool:
-        version = await self._hop(lambda connection: connection.execute("PRAGMA data_version").fetchone()[0])
-        before, self._data_version = self._data_version, version
-        return bool(version != before)
+    async def around(
+        self, targets: tuple[str, ...], functions: tuple[tuple[str, int], ...], *, anyway: bool = False
+    ) -> Around | None:
+        def look(connection: sqlite3.Connection) -> Around | None:
+            version = connection.execute("PRAGMA data_version").fetchone()[0]
+            before, self._data_version = self._data_version, version
+            if version == before and not anyway:
+                return None
+            changed = version != before
+            return _reading(connection, lambda rows: around(rows, targets, functions, changed=changed, anyway=anyway))
 
-    async def _work(self, work: Callable[[Rows], T]) -> T:
-        return await self._hop(lambda connection: self._transaction(connection, work))
+        return await self._hop(look)
+
+    async def _work(self, work: Callable[[Rows], T], *, lasting: bool) -> T:
+        return await self._hop(lambda connection: self._transaction(connection, work, lasting=lasting))
 
     async def _look(self, work: Callable[[Rows], T]) -> T:
-        def read(connection: sqlite3.Connection) -> T:
-            connection.execute("BEGIN")
-            try:
-                return work(SqliteRows(connection))
-            finally:
-                connection.execute("ROLLBACK")
-
-        return await self._hop(read)
+        return await self._hop(lambda connection: _reading(connection, work))
 
     # -- in the connection's thread
 
-    def _transaction(self, connection: sqlite3.Connection, work: Callable[[Rows], T]) -> T:
+    def _next_turn(self, now: int) -> int:
+        lock = self._held()
+        self._turn = max(self._turn, lock.number)
+        lock.number = turn = super()._next_turn(now)
+        return turn
+
+    def _held(self) -> FileLock:
         if self._lock is None:
             raise StoreUnavailable(f"{self.path}: the store is closed")
+        return self._lock
+
+    def _transaction(self, connection: sqlite3.Connection, work: Callable[[Rows], T], *, lasting: bool) -> T:
         hot = cast(_Connection, connection).hot
-        with self._lock:
+        cast(_Connection, connection).sync(_SYNCHRONOUS[self._durability if lasting else "process"])
+        with self._held():
             connection.execute("BEGIN IMMEDIATE")
             try:
                 hot.begin(connection.execute("PRAGMA data_version").fetchone()[0])
@@ -140,16 +168,26 @@ class SqliteStore(RowStore):
 
     def _checkpoint(self, connection: sqlite3.Connection) -> None:
         """Move the WAL into the file and cut it to nothing, when it is long and nobody is reading from it."""
-        self._commits += 1
-        if self._commits % CHECKPOINT_LOOK:
-            return
         try:
-            size = os.stat(f"{self.path}-wal").st_size
-            if size > self._checkpoint_at:
-                connection.execute("PRAGMA busy_timeout = 0")  # a reader may keep the WAL, not the writers' queue
-                busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+            before, size = self._wal_bytes, os.stat(f"{self.path}-wal").st_size
+            self._wal_bytes = size
+            if size < before:  # somebody has cut it
+                self._checkpoint_at, self._patient_at = CHECKPOINT_BYTES, PATIENT_BYTES
+            if size <= self._checkpoint_at:
+                return
+            patient = size > self._patient_at  # else a reader may keep the WAL, not the writers' queue
+            connection.execute(f"PRAGMA busy_timeout = {PATIENCE_MS if patient else 0}")
+            try:
+                busy, tries = True, PATIENT_TRIES if patient else 1
+                while busy and tries:
+                    busy, tries = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] != 0, tries - 1
+            finally:
                 connection.execute(f"PRAGMA busy_timeout = {round(BUSY_TIMEOUT_S * 1000)}")
-                self._checkpoint_at = (size if busy else 0) + CHECKPOINT_BYTES
+            self._checkpoint_at = (size if busy else 0) + CHECKPOINT_BYTES
+            if not busy:
+                self._patient_at = PATIENT_BYTES
+            elif patient:
+                self._patient_at = size * 3 // 2  # ever more seldom, for the sake of those who write
         except (OSError, sqlite3.Error) as error:  # the commit before it stands; a later one tries again
             _log.warning("%s: checkpoint failed: %s", self.path, error)
 
@@ -162,20 +200,20 @@ class SqliteStore(RowStore):
             connection.executescript(f"BEGIN IMMEDIATE;\n{script}\nCOMMIT;")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA wal_autocheckpoint = 0")
-        connection.execute(f"PRAGMA synchronous = {_SYNCHRONOUS[self._durability]}")
         connection.execute("SELECT count(*) FROM promises").fetchone()
-        cast(_Connection, connection).hot = Hot()
+        fresh = cast(_Connection, connection)
+        fresh.hot, fresh.synchronous = Hot(), ""
+        fresh.sync(_SYNCHRONOUS[self._durability])
 
     # -- hops
 
     async def _connected(self) -> aiosqlite.Connection:
         """The connection, fit for use; after an abandoned one a new one, which all who wait for it share."""
         async with self._connecting:
-            if self._lock is None:
-                raise StoreUnavailable(f"{self.path}: the store is closed")
+            lock = self._held()
             if self._connection is None:
                 try:
-                    self._connection = await self._connect(self._lock)
+                    self._connection = await self._connect(lock)
                 except sqlite3.Error as error:
                     raise explain(self.path, error) from error
             return self._connection
@@ -252,6 +290,8 @@ def schema_version(path: str) -> int:
 
 def _recognize_header(path: str, header: bytes) -> None:
     if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):
+        if _is_being_made(path):
+            return
         raise StoreCorrupt(f"{path} is not a dasync store: it is no SQLite file, or its header is damaged")
     (page_size,) = struct.unpack_from(">H", header, 16)
     pages, version, mark = (struct.unpack_from(">I", header, at)[0] for at in (28, 60, 68))
@@ -263,6 +303,16 @@ def _recognize_header(path: str, header: bytes) -> None:
     size = os.path.getsize(path)
     if not at_work and size < pages * (65_536 if page_size == 1 else page_size):
         raise StoreCorrupt(f"{path} is cut short: {size} bytes of {pages} pages; restore it from a backup")
+
+
+def _is_being_made(path: str) -> bool:
+    """Whether its first transaction is under way, or was when its maker died: SQLite makes it empty again then."""
+    try:
+        with open(f"{path}-journal", "rb") as file:
+            magic, _, _, pages = struct.unpack(">8sIII", file.read(20))
+    except (OSError, struct.error):
+        return False
+    return bool(magic == _JOURNAL_MAGIC and pages == 0)
 
 
 def _check_version(path: str, version: int) -> None:
@@ -282,10 +332,21 @@ def explain(path: str, error: sqlite3.Error) -> StoreError:
     if isinstance(error, sqlite3.ProgrammingError | sqlite3.InterfaceError):
         return StoreError(f"{path}: {error}")
     if any(word in name for word in _PASSING):
-        hint = {"FULL": "the disk is full: free some space", "READONLY": "the file cannot be written"}
+        hint = {
+            "FULL": "the disk is full: free some space", "READONLY": "the file cannot be written",
+            "PROTOCOL": "somebody was stopped in the middle of a checkpoint, which holds up whoever reads",
+        }  # fmt: skip
         why = next((text for word, text in hint.items() if word in name), str(error))
         return StoreUnavailable(f"{path}: {why} ({name})")
     return StoreCorrupt(f"{path} is damaged ({error}); restore it from a backup")
+
+
+def _reading(connection: sqlite3.Connection, work: Callable[[Rows], T]) -> T:
+    connection.execute("BEGIN")
+    try:
+        return work(SqliteRows(connection))
+    finally:
+        connection.execute("ROLLBACK")
 
 
 async def _let_go(connection: aiosqlite.Connection, lock: FileLock) -> None:

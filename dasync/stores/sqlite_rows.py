@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import closing
 from functools import cache
+from typing import TypeVar
 from zlib import crc32
 
 from dasync.core import ids
 from dasync.core.invariants import Snapshot
 from dasync.core.model import (
+    SETTLED,
     CallbackRecord,
     ListenerRecord,
     ProcessRecord,
@@ -25,107 +28,118 @@ from dasync.core.model import (
 )
 from dasync.errors import StoreCorrupt
 from dasync.ports import Backlog, Found, Search
-from dasync.stores.rows import Changes
+from dasync.stores.hot import Hot
+from dasync.stores.rows import Changes, Named, oldest
 
-HOT_TASKS = 10_000  # more than run at a time; beyond it everything is forgotten and read again
+FEW = 16  # pending tasks that are read to see which there are
+T = TypeVar("T")
 SqlValue = str | int | bytes | None
 
 _STATES = {state.value: state for state in State}
 _TASK_STATES = {state.value: state for state in TaskState}
 _PROMISE = (
-    "id, function, version, param, target, creator, timer, timeout_at, tags, created_at, state, settled_at, value,"
-    " checksum"
+    "id, function, version, param, target, creator, timer, timeout_at, tags, created_at, born_after, state, settled_at,"
+    " value, turn, checksum"
 )
-_TASK = "id, target, function, function_version, seed, created_at, state, version, process, python, resumed"
+_TASK = (
+    "id, target, function, function_version, seed, created_at, state, version, process, python, resumed, reason,"
+    " crashes, crashed_at, checksum"
+)
 _IN = "IN (SELECT value FROM json_each(?))"
+_BEFORE = f"SELECT {_PROMISE} FROM promises WHERE id <= ? ORDER BY id DESC LIMIT 1"
+_AFTER = f"SELECT {_PROMISE} FROM promises WHERE id >= ? ORDER BY id LIMIT 1"
+_BESIDE = f"SELECT * FROM ({_BEFORE}) UNION ALL SELECT * FROM ({_AFTER})"
+# Rows that are passed over by a column of theirs: not by one that is damaged.
+_STRAY = "creator IS NULL OR (instr(id, creator || ':') != 1 AND instr(id, creator || '.') != 1)"
+_SETTLED = f"({', '.join(repr(state.value) for state in sorted(SETTLED))})"
 _DUE = "state = 'pending' AND timeout_at IS NOT NULL"
+# From one value to the next by the index tasks_pending: DISTINCT would go through every pending task.
+_WAITING_TARGETS = """
+    WITH RECURSIVE targets(t) AS (
+        SELECT min(target) FROM tasks WHERE state = 'pending'
+        UNION ALL
+        SELECT (SELECT min(target) FROM tasks WHERE state = 'pending' AND target > t) FROM targets WHERE t IS NOT NULL
+    ) SELECT t FROM targets WHERE t IS NOT NULL"""
+_OF = "FROM tasks WHERE state = 'pending' AND target = ?1"
+_KINDS = f"""
+    WITH RECURSIVE names(f) AS (
+        SELECT min(function) {_OF}
+        UNION ALL
+        SELECT (SELECT min(function) {_OF} AND function > f) FROM names WHERE f IS NOT NULL
+    ), versions(f, v) AS (
+        SELECT f, (SELECT min(function_version) {_OF} AND function = f) FROM names WHERE f IS NOT NULL
+        UNION ALL
+        SELECT f, (SELECT min(function_version) {_OF} AND function = f AND function_version > v) FROM versions
+        WHERE v IS NOT NULL
+    ) SELECT f, v FROM versions WHERE v IS NOT NULL"""
+_OLDEST = (
+    f"SELECT {', '.join(f't.{name}' for name in _TASK.split(', '))} FROM json_each(?) f CROSS JOIN tasks t"
+    " WHERE t.id IN (SELECT id FROM tasks WHERE state = 'pending' AND target = ?"
+    " AND function = json_extract(f.value, '$[0]') AND function_version = json_extract(f.value, '$[1]')"
+    " ORDER BY created_at, id LIMIT ?)"
+)
+_RESTORE = "restore the store from a backup"
 
 
 def checksum(record: PromiseRecord) -> int:
     """CRC-32 over the whole row: SQLite gives back flipped bits as data."""
     head = f"{record.id}\0{record.function}\0{record.version}\0{record.target}\0{record.creator}\0{record.timer}"
     tail = f"\0{record.timeout_at}\0{record.tags}\0{record.created_at}\0{record.state.value}\0{record.settled_at}"
+    tail += f"\0{record.born_after}\0{record.turn}"
     sum = crc32(record.param, crc32((head + tail).encode()))
     return sum if record.value is None else crc32(record.value, sum ^ 1)
 
 
+def task_checksum(record: TaskRecord) -> int:
+    """Likewise: a claim that is another one than was written could be let go on, or be lost."""
+    fixed = f"{record.id}\0{record.target}\0{record.function}\0{record.function_version}\0{record.created_at}"
+    held = f"\0{record.state.value}\0{record.version}\0{record.process}\0{record.python}\0{record.resumed}"
+    told = f"\0{record.reason}\0{record.crashes}\0{record.crashed_at}"
+    return crc32(record.seed, crc32((fixed + held + told).encode()))
+
+
 def _promise(row: Sequence[object]) -> PromiseRecord:
     try:
-        id, function, version, param, target, creator, timer, timeout_at, tags, created_at, state, at, value, sum = row
-        birth = (id, function, version, param, target, creator, timer == 1, timeout_at, tags, created_at)
-        # The checksum below vouches for the types.
-        record = PromiseRecord._make((*birth, _STATES[str(state)], at, value))
-        sound = checksum(record) == sum
+        # The checksum vouches for the types.
+        record = PromiseRecord._make((*row[:6], row[6] == 1, *row[7:11], _STATES[str(row[11])], *row[12:15]))
+        sound = checksum(record) == row[15]
     except (KeyError, TypeError, ValueError, AttributeError):
         sound = False
         record = None
     if not sound or record is None:
-        raise StoreCorrupt(f"promise {row[0]!r}: the row does not match its checksum; restore the store from a backup")
+        raise StoreCorrupt(f"promise {row[0]!r}: the row does not match its checksum; {_RESTORE}")
     return record
 
 
 def _promise_row(record: PromiseRecord) -> tuple[SqlValue, ...]:
-    return (*record[:10], record.state.value, record.settled_at, record.value, checksum(record))
+    return (*record[:11], record.state.value, *record[12:], checksum(record))
 
 
 def _task(row: Sequence[object]) -> TaskRecord:
-    return TaskRecord._make((*row[:6], _task_state(row[0], row[6]), *row[7:10], row[10] == 1))
+    try:
+        record = TaskRecord._make((*row[:6], _TASK_STATES[str(row[6])], *row[7:10], row[10] == 1, *row[11:14]))
+        sound = task_checksum(record) == row[14]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        sound = False
+        record = None
+    if not sound or record is None:
+        raise StoreCorrupt(f"task {row[0]!r}: the row does not match its checksum; {_RESTORE}")
+    return record
+
+
+def _listener(row: Sequence[object]) -> ListenerRecord:
+    return ListenerRecord(str(row[0]), str(row[1]), row[2] == 1)
 
 
 def _task_state(id: object, stored: object) -> TaskState:
     state = _TASK_STATES.get(str(stored))
     if state is None:
-        raise StoreCorrupt(f"task {id!r}: unknown state {stored!r}; restore the store from a backup")
+        raise StoreCorrupt(f"task {id!r}: unknown state {stored!r}; {_RESTORE}")
     return state
 
 
 def _task_row(record: TaskRecord) -> tuple[SqlValue, ...]:
-    return (*record[:6], record.state.value, *record[7:])
-
-
-class Hot:
-    """Rows that every write under a claim asks for, kept from one transaction to the next while nobody else writes.
-
-    Without it each batch would read the claim's task, its promise and its process anew: a third of its cost.
-    `data_version`, asked under the write lock, tells whether another connection has committed since.
-    """
-
-    def __init__(self) -> None:
-        self.version = -1
-        self.promises: dict[str, PromiseRecord] = {}
-        self.tasks: dict[str, TaskRecord] = {}
-        self.processes: dict[str, ProcessRecord] = {}
-
-    def clear(self) -> None:
-        """Know nothing."""
-        self.version = -1
-        self.promises.clear()
-        self.tasks.clear()
-        self.processes.clear()
-
-    def begin(self, version: int) -> None:
-        """A transaction begins, at that `data_version`."""
-        if version != self.version or len(self.tasks) > HOT_TASKS:
-            self.clear()
-            self.version = version
-
-    def wrote(self, changes: Changes) -> None:
-        """A transaction is about to commit."""
-        for task in (*changes.tasks_born, *changes.tasks_moved):
-            if task.state is TaskState.ACQUIRED:
-                self.tasks[task.id] = task
-            else:
-                self.tasks.pop(task.id, None)
-                self.promises.pop(task.id, None)
-        for promise in changes.promises_born:
-            if promise.id in self.tasks:
-                self.promises[promise.id] = promise
-        for promise in changes.promises_moved:
-            self.promises.pop(promise.id, None)
-        for process in changes.processes_kept:
-            self.processes[process.id] = process
-        for process in changes.processes_gone:
-            self.processes.pop(process.id, None)
+    return (*record[:6], record.state.value, *record[7:], task_checksum(record))
 
 
 class SqliteRows:
@@ -136,6 +150,7 @@ class SqliteRows:
         self._hot = hot or Hot()
         self._promises: dict[str, PromiseRecord | None] = {}
         self._tasks: dict[str, TaskRecord | None] = {}
+        self._few: dict[tuple[str, ...], list[TaskRecord] | None] = {}
         self._callbacks: dict[str, list[CallbackRecord]] = {}
         self._listeners: dict[str, list[ListenerRecord]] = {}
 
@@ -144,44 +159,82 @@ class SqliteRows:
 
     # -- what a batch reads
 
-    def prefetch(self, promises: Sequence[str], tasks: Sequence[str], settling: Sequence[str]) -> None:
+    def prefetch(self, named: Named) -> None:
         """Read what the batch names, each table once. Good for this transaction only."""
         hot = self._hot
-        self._promises = {id: hot.promises.get(id) for id in promises}
-        self._tasks = {id: hot.tasks.get(id) for id in tasks}
+        self._promises = {id: hot.promises.get(id) for id in named.promises}
+        self._tasks = {id: hot.tasks.get(id) for id in named.tasks}
         if cold := [id for id, record in self._promises.items() if record is None]:
             rows = self._all(f"SELECT {_PROMISE} FROM promises WHERE id {_in(cold)}", _key(cold))
             self._promises.update((record.id, record) for record in map(_promise, rows))
+            if len(rows) < len(cold):  # what is born under a claim was looked for when the task was acquired
+                self._check_gaps(id for id in cold if self._promises[id] is None and id not in named.born)
         if cold := [id for id, task in self._tasks.items() if task is None]:
             rows = self._all(f"SELECT {_TASK} FROM tasks WHERE id {_in(cold)}", _key(cold))
             for task in map(_task, rows):
                 self._tasks[task.id] = task
                 if task.state is TaskState.ACQUIRED and (promise := self._promises.get(task.id)) is not None:
                     hot.tasks[task.id], hot.promises[task.id] = task, promise
-        # Only a promise that is stored already can have anybody waiting.
-        waited = [id for id in settling if self._promises.get(id) is not None]
+            for id in cold:
+                self._check_claim(id)
+        waited = [id for id in named.settling if self._promises.get(id) is not None]  # others nobody can wait for
         self._callbacks = {id: [] for id in waited}
         self._listeners = {id: [] for id in waited}
         if waited:
             for row in self._all(f"SELECT * FROM callbacks WHERE awaited {_in(waited)}", _key(waited)):
-                self._callbacks[str(row[0])].append(CallbackRecord(str(row[0]), str(row[1])))
+                _of(self._callbacks, row).append(CallbackRecord(str(row[0]), str(row[1])))
             for row in self._all(f"SELECT * FROM listeners WHERE promise {_in(waited)}", _key(waited)):
-                self._listeners[str(row[0])].append(ListenerRecord(str(row[0]), str(row[1]), row[2] == 1))
+                _of(self._listeners, row).append(_listener(row))
             for id in waited:  # sorted here, where it is a few: a statement that sorts costs five times as much
                 self._callbacks[id].sort()
                 self._listeners[id].sort()
+
+    def _check_gaps(self, missing: Iterable[str]) -> None:
+        """There is no such promise; or a bit of its key has flipped, and it is where it was but sorts elsewhere.
+
+        Then the search for it has ended beside it, as has one that was led astray by it: its neighbors tell. Raises
+        `StoreCorrupt`.
+        """
+        for id in missing:
+            for row in self._all(_BESIDE, id, id):
+                _promise(row)
+
+    def _between(self, bounds: tuple[str, str], where: str = "1", *values: SqlValue) -> list[PromiseRecord]:
+        """The promises between two ids. What stands before and behind them is looked at too: it may belong to them."""
+        low, high = bounds
+        for row in self._all(_BEFORE, low):
+            _promise(row)
+        sql = f"SELECT {_PROMISE} FROM promises WHERE id > ? AND ({where} OR id >= ?) ORDER BY id"
+        found = []
+        with closing(self._connection.execute(sql, (low, *values, high))) as rows:
+            for row in rows:
+                record = _promise(row)
+                if record.id >= high:
+                    break
+                found.append(record)
+        return found
 
     def promise(self, id: str) -> PromiseRecord | None:
         if id not in self._promises:
             rows = self._all(f"SELECT {_PROMISE} FROM promises WHERE id = ?", id)
             self._promises[id] = _promise(rows[0]) if rows else None
+            if not rows:
+                self._check_gaps([id])
         return self._promises[id]
 
     def task(self, id: str) -> TaskRecord | None:
         if id not in self._tasks:
-            rows = self._all(f"SELECT {_TASK} FROM tasks WHERE id = ?", id)
+            unborn = id in self._promises and self._promises[id] is None  # and a task is born with its promise
+            rows = [] if unborn else self._all(f"SELECT {_TASK} FROM tasks WHERE id = ?", id)
             self._tasks[id] = _task(rows[0]) if rows else None
+            self._check_claim(id)
         return self._tasks[id]
+
+    def _check_claim(self, id: str) -> None:
+        """A promise with a target and its task come and go together. Raises `StoreCorrupt`."""
+        promise = self._promises.get(id)
+        if self._tasks[id] is None and promise is not None and promise.target is not None:
+            raise StoreCorrupt(f"task {id!r}: the row is not to be found; {_RESTORE}")
 
     def process(self, id: str) -> ProcessRecord | None:
         if id in self._hot.processes:
@@ -200,44 +253,79 @@ class SqliteRows:
 
     def listeners(self, promise: str) -> Sequence[ListenerRecord]:
         if promise not in self._listeners:
-            rows = self._all("SELECT * FROM listeners WHERE promise = ? ORDER BY process", promise)
-            self._listeners[promise] = [ListenerRecord(str(row[0]), str(row[1]), row[2] == 1) for row in rows]
+            sql = "SELECT * FROM listeners WHERE promise = ? ORDER BY process"
+            self._listeners[promise] = [*map(_listener, self._all(sql, promise))]
         return self._listeners[promise]
 
     def children(self, creator: str) -> Sequence[PromiseRecord]:
-        sql = f"SELECT {_PROMISE} FROM promises WHERE id > ? AND id < ? AND creator = ? ORDER BY id"
-        return [_promise(row) for row in self._all(sql, *ids.subtree(creator), creator)]
+        found = self._between(ids.subtree(creator), f"creator = ? OR {_STRAY}", creator)
+        return [record for record in found if record.creator == creator]
 
     def below(self, id: str) -> Sequence[PromiseRecord]:
-        sql = f"SELECT {_PROMISE} FROM promises WHERE id > ? AND id < ? AND state = 'pending' ORDER BY id"
-        return [_promise(row) for row in self._all(sql, *ids.subtree(id))]
+        return self._between(ids.subtree(id), f"state NOT IN {_SETTLED}")
+
+    def under(self, id: str) -> Sequence[PromiseRecord]:
+        bounds = ids.subtree(id)
+        found = self._between(bounds)
+        # Whoever asks for all of these asks for all that hangs on them: it is read in one go too.
+        self._promises.update((record.id, record) for record in found)
+        self._listeners.update((record.id, []) for record in found)
+        self._callbacks.update((record.id, []) for record in found)
+        for row in self._all(f"SELECT {_TASK} FROM tasks WHERE id > ? AND id < ?", *bounds):
+            self._tasks[str(row[0])] = _task(row)
+        for row in self._all("SELECT * FROM callbacks WHERE awaited > ? AND awaited < ? ORDER BY 1, 2", *bounds):
+            _of(self._callbacks, row).append(CallbackRecord(str(row[0]), str(row[1])))
+        for row in self._all("SELECT * FROM listeners WHERE promise > ? AND promise < ? ORDER BY 1, 2", *bounds):
+            self._listeners.setdefault(str(row[0]), []).append(_listener(row))  # news may outlive its promise
+        return found
 
     def held(self, process: str) -> Sequence[TaskRecord]:
         return [_task(row) for row in self._all(f"SELECT {_TASK} FROM tasks WHERE process = ? ORDER BY id", process)]
 
+    def holding(self, process: str) -> tuple[int, int]:
+        rows = self._all("SELECT count(*), coalesce(sum(version), 0) FROM tasks WHERE process = ?", process)
+        return int(str(rows[0][0])), int(str(rows[0][1]))
+
     def listening(self, process: str) -> Sequence[ListenerRecord]:
-        rows = self._all("SELECT * FROM listeners WHERE process = ? ORDER BY promise", process)
-        return [ListenerRecord(str(row[0]), str(row[1]), row[2] == 1) for row in rows]
+        return [*map(_listener, self._all("SELECT * FROM listeners WHERE process = ? ORDER BY promise", process))]
+
+    def news(self, process: str) -> Sequence[ListenerRecord]:
+        sql = "SELECT * FROM listeners WHERE process = ? AND fired ORDER BY promise"
+        return [*map(_listener, self._all(sql, process))]
+
+    def _pending(self, targets: tuple[str, ...]) -> list[TaskRecord] | None:
+        """The pending tasks of those targets, if they are few: then one look tells all. None: they are many."""
+        if targets not in self._few:
+            sql = f"SELECT {_TASK} FROM tasks WHERE state = 'pending' AND target {_IN} LIMIT {FEW + 1}"
+            found = [_task(row) for row in self._all(sql, json.dumps(targets))]
+            self._few[targets] = found if len(found) <= FEW else None
+        return self._few[targets]
+
+    def kinds(self, targets: tuple[str, ...]) -> Sequence[tuple[str, int]]:
+        if (few := self._pending(targets)) is not None:
+            return sorted({(task.function, task.function_version) for task in few})
+        found = {(str(row[0]), int(str(row[1]))) for target in targets for row in self._all(_KINDS, target)}
+        return sorted(found)
 
     def acquirable(
         self, targets: tuple[str, ...], functions: tuple[tuple[str, int], ...], limit: int
     ) -> Sequence[TaskRecord]:
-        # A target at a time: its index has the order already, where a sort over several costs ten times as much.
-        sql = (
-            f"SELECT {_TASK} FROM tasks WHERE state = 'pending' AND target = ? AND (function, function_version) IN"
-            " (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))"
-            " ORDER BY created_at, id LIMIT ?"
-        )
-        runnable = json.dumps(functions)
-        found = [_task(row) for target in targets for row in self._all(sql, target, runnable, limit)]
-        return sorted(found, key=lambda task: (task.created_at, task.id))[:limit]
+        if (few := self._pending(targets)) is not None:
+            found = [task for task in few if (task.function, task.function_version) in functions]
+        else:
+            # A target at a time: its index has the order already, where a sort over several costs ten times as much.
+            runnable = json.dumps(functions)
+            found = [_task(row) for target in targets for row in self._all(_OLDEST, runnable, target, limit)]
+        self._tasks.update((task.id, task) for task in found)
+        return oldest(found, functions, limit)
 
     def due(self, now: int, limit: int) -> Sequence[PromiseRecord]:
         sql = f"SELECT {_PROMISE} FROM promises WHERE {_DUE} AND timeout_at <= ? ORDER BY timeout_at, id LIMIT ?"
         return [_promise(row) for row in self._all(sql, now, limit)]
 
-    def expired(self, now: int) -> Sequence[ProcessRecord]:
-        return [process for process in self.processes() if process.expires_at <= now]
+    def latest_turn(self, id: str) -> int:
+        rows = self._all("SELECT max(turn) FROM promises WHERE id > ? AND id < ?", *ids.subtree(id))
+        return int(str(rows[0][0] or 0))
 
     def processes(self) -> list[ProcessRecord]:
         rows = self._all("SELECT * FROM processes ORDER BY id")
@@ -247,17 +335,20 @@ class SqliteRows:
 
     def write(self, changes: Changes) -> None:
         """Every changed row, a statement per table and kind of change."""
-        self._hot.wrote(changes)
+        self._hot.wrote(changes, self._promises)
         c = changes
         self._insert("promises", [_promise_row(r) for r in c.promises_born])
         self._many(
-            "UPDATE promises SET state = ?, settled_at = ?, value = ?, checksum = ? WHERE id = ?",
-            [(r.state.value, r.settled_at, r.value, checksum(r), r.id) for r in c.promises_moved],
+            "UPDATE promises SET state = ?, settled_at = ?, value = ?, turn = ?, checksum = ? WHERE id = ?",
+            [(r.state.value, *r[12:], checksum(r), r.id) for r in c.promises_moved],
         )
+        self._remove("promises", c.promises_gone)
+        self._remove("tasks", c.tasks_gone)
         self._insert("tasks", [_task_row(r) for r in c.tasks_born])
         self._many(
-            "UPDATE tasks SET state = ?, version = ?, process = ?, python = ?, resumed = ? WHERE id = ?",
-            [(r.state.value, *r[7:], r.id) for r in c.tasks_moved],
+            "UPDATE tasks SET state = ?, version = ?, process = ?, python = ?, resumed = ?, reason = ?, crashes = ?,"
+            " crashed_at = ?, checksum = ? WHERE id = ?",
+            [(r.state.value, *r[7:], task_checksum(r), r.id) for r in c.tasks_moved],
         )
         self._many("INSERT INTO callbacks VALUES (?, ?)", c.callbacks_born)
         self._many("DELETE FROM callbacks WHERE awaited = ? AND awaiter = ?", c.callbacks_gone)
@@ -278,6 +369,10 @@ class SqliteRows:
                 values = [value for row in rows[at : at + size] for value in row]
                 self._connection.execute(_insertion(table, len(rows[at]), size), values)
                 at += size
+
+    def _remove(self, table: str, rows: Sequence[PromiseRecord] | Sequence[TaskRecord]) -> None:
+        if rows:
+            self._connection.execute(f"DELETE FROM {table} WHERE id {_IN}", (json.dumps([row.id for row in rows]),))
 
     def _many(self, sql: str, rows: Sequence[tuple[SqlValue, ...]]) -> None:
         if rows:
@@ -308,7 +403,7 @@ class SqliteRows:
         columns += ", " + ", ".join(f"t.{name}" for name in _TASK.split(", "))
         sql = f"SELECT {columns} FROM promises p LEFT JOIN tasks t ON t.id = p.id WHERE {' AND '.join(where)}"
         rows = self._all(f"{sql} ORDER BY p.id LIMIT ?", *values, search.limit)
-        return [Found(_promise(row[:14]), None if row[14] is None else _task(row[14:])) for row in rows]
+        return [Found(_promise(row[:16]), None if row[16] is None else _task(row[16:])) for row in rows]
 
     def subtree(self, id: str) -> Snapshot:
         span, bounds = "({0} = ? OR ({0} > ? AND {0} < ?))", (id, *ids.subtree(id))
@@ -329,37 +424,21 @@ class SqliteRows:
             {record.id: record for record in kept},
             {record.id: record for record in claims},
             frozenset(CallbackRecord(str(row[0]), str(row[1])) for row in waits),
-            frozenset(ListenerRecord(str(row[0]), str(row[1]), row[2] == 1) for row in hears),
+            frozenset(_listener(row) for row in hears),
             {process.id: process for process in self.processes()},
         )
 
     def next_due(self) -> int | None:
-        rows = self._all(
-            f"SELECT min(at) FROM (SELECT min(timeout_at) AS at FROM promises WHERE {_DUE}"
-            " UNION ALL SELECT min(expires_at) FROM processes)"
-        )
-        at = rows[0][0]
+        at = self._all(f"SELECT min(timeout_at) FROM promises WHERE {_DUE}")[0][0]
         return at if isinstance(at, int) else None
 
     def waiting_targets(self) -> list[str]:
-        rows = self._all("SELECT DISTINCT target FROM tasks WHERE state = 'pending' ORDER BY 1")
-        return [str(row[0]) for row in rows]
-
-    def missing(
-        self, targets: tuple[str, ...], functions: tuple[tuple[str, int], ...]
-    ) -> list[tuple[str, int]]:
-        rows = self._all(
-            "SELECT DISTINCT function, function_version FROM tasks WHERE state = 'pending'"
-            f" AND target {_IN} ORDER BY 1, 2",
-            json.dumps(targets),
-        )
-        needed = [(str(row[0]), int(str(row[1]))) for row in rows]
-        return [one for one in needed if one not in functions]
+        return [str(row[0]) for row in self._all(_WAITING_TARGETS)]
 
     def backlog(self) -> list[Backlog]:
         kind = "state, target, function, function_version, process, version > 0"
         rows = self._all(
-            f"SELECT {kind}, count(*), min(created_at), id FROM tasks"  # SQLite takes the id from the row of the min
+            f"SELECT {kind}, count(*), min(created_at), id, reason FROM tasks"  # the last two are of the row of the min
             f" WHERE state != 'fulfilled' GROUP BY {kind} ORDER BY {kind}"
         )
         return [Backlog._make((_task_state(row[8], row[0]), *row[1:5], row[5] == 1, *row[6:])) for row in rows]
@@ -369,6 +448,13 @@ class SqliteRows:
 def _insertion(table: str, columns: int, rows: int) -> str:
     one = f"({', '.join('?' * columns)})"
     return f"INSERT INTO {table} VALUES {', '.join([one] * rows)}"
+
+
+def _of(found: dict[str, list[T]], row: Sequence[object]) -> list[T]:
+    """Those of the promise that is the row's first column, one of those that were asked for."""
+    if (those := found.get(str(row[0]))) is None:
+        raise StoreCorrupt(f"what waits for {row[0]!r} is listed among what waits for others; {_RESTORE}")
+    return those
 
 
 def _in(ids: Sequence[str]) -> str:
