@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dasync.errors import NoEventLoop as NoEventLoop
     from dasync.errors import NonDeterminismError as NonDeterminismError
     from dasync.errors import PayloadTooLarge as PayloadTooLarge
+    from dasync.errors import Poisoned as Poisoned
     from dasync.errors import PromiseCanceled as PromiseCanceled
     from dasync.errors import PromiseConflict as PromiseConflict
     from dasync.errors import PromiseNotFound as PromiseNotFound
@@ -33,11 +34,17 @@ if TYPE_CHECKING:
     from dasync.errors import UnserializableValue as UnserializableValue
     from dasync.loop import EventLoop as EventLoop
     from dasync.loop import run as run
+    from dasync.runtime.batched import batched as batched
+    from dasync.runtime.clocks import loop_factory as loop_factory
+    from dasync.runtime.clocks import timeout as timeout
     from dasync.runtime.combinators import all as all
     from dasync.runtime.combinators import all_settled as all_settled
     from dasync.runtime.combinators import any as any
+    from dasync.runtime.combinators import as_completed as as_completed
     from dasync.runtime.combinators import race as race
+    from dasync.runtime.combinators import wait as wait
     from dasync.runtime.decisions import now as now
+    from dasync.runtime.decisions import patched as patched
     from dasync.runtime.decisions import promise as promise
     from dasync.runtime.decisions import random as random
     from dasync.runtime.decisions import sleep as sleep
@@ -54,12 +61,14 @@ _ROOMS = {
     "dasync.core.model": "State",
     "dasync.errors": (
         "DasyncError DecodeError FunctionNotFound InvariantViolated LeaseLost NoEventLoop NonDeterminismError"
-        " PayloadTooLarge PromiseCanceled PromiseConflict PromiseNotFound PromiseTimedOut RemoteError StoreCorrupt"
-        " StoreError StoreUnavailable StoreVersion Suspended Terminal UnserializableValue"
+        " PayloadTooLarge Poisoned PromiseCanceled PromiseConflict PromiseNotFound PromiseTimedOut RemoteError"
+        " StoreCorrupt StoreError StoreUnavailable StoreVersion Suspended Terminal UnserializableValue"
     ),
     "dasync.loop": "EventLoop run",
-    "dasync.runtime.combinators": "all all_settled any race",
-    "dasync.runtime.decisions": "now promise random sleep uuid4",
+    "dasync.runtime.batched": "batched",
+    "dasync.runtime.clocks": "loop_factory timeout",
+    "dasync.runtime.combinators": "all all_settled any as_completed race wait",
+    "dasync.runtime.decisions": "now patched promise random sleep uuid4",
     "dasync.runtime.declare": "function remote",
     "dasync.runtime.function": "Function invoke",
     "dasync.runtime.policy": "Retry",

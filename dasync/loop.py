@@ -8,6 +8,7 @@ them, the transport that wakes it. It decides nothing by itself.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from types import TracebackType
 from typing import NamedTuple, TypeVar, overload
@@ -16,17 +17,22 @@ import anyio
 
 from dasync.core import ids
 from dasync.core.model import PromiseRecord, State
+from dasync.core.protocol import MAX_CRASHES
 from dasync.errors import NoEventLoop, StoreUnavailable
 from dasync.ports import Clock, Entropy, Found, Search, Store, Transport
 from dasync.runtime import branch, registry
 from dasync.runtime import function as invocations
+from dasync.runtime.clocks import loop_factory
 from dasync.runtime.function import Function
 from dasync.runtime.handlers import Handlers
 from dasync.runtime.journal import Journal
+from dasync.runtime.lease import Lease
 from dasync.runtime.policy import Retry
+from dasync.runtime.pool import Pool, check_guarded
 from dasync.runtime.promise import Promise
 from dasync.runtime.root import PYTHON, Listening, Roots
 from dasync.runtime.runner import Runner
+from dasync.runtime.watchdog import Watchdog
 from dasync.stores.memory import MemoryStore
 from dasync.stores.sqlite import Durability, SqliteStore
 from dasync.system import SystemClock, SystemEntropy
@@ -63,6 +69,8 @@ class Snapshot(NamedTuple):
     """Transactions committed since it was opened."""
     commands: int
     """Commands in them."""
+    wakeups: int
+    """How often this process's doorbell has rung."""
 
 
 class EventLoop:
@@ -73,7 +81,9 @@ class EventLoop:
     `max_payload` in bytes; `concurrency` counts tasks that run, not those that only wait; with more than
     `max_resident` that only wait, the longest waiting are handed back to the store until they can go on. `durability`
     is "power" or "process": what an acknowledged write survives. `retry` is the policy of functions that have none of
-    their own. `clock` and `entropy` replace the system's.
+    their own. A task whose code was running when its process ended without a word, `max_crashes` times in a row with
+    nothing new on record, is halted as poisoned. `processes` is how many run functions with `process=True` (default: as
+    many as there are CPUs). `clock`, `entropy` and `transport` replace the system's.
 
     Raises `StoreError` when the store cannot be opened, `ValueError` when two functions share a name.
 
@@ -102,31 +112,45 @@ class EventLoop:
         max_resident: int = 10_000,
         max_payload: int = 2 * 2**20,
         poll: float = 0.25,
+        max_crashes: int = MAX_CRASHES,
+        processes: int | None = None,
         retry: Retry = NEVER,
         clock: Clock | None = None,
         entropy: Entropy | None = None,
+        transport: Transport | None = None,
     ) -> None:
-        if lease <= 0 or poll <= 0 or min(concurrency, max_resident, max_payload) < 1:
-            raise ValueError("lease, poll, concurrency, max_resident and max_payload are positive")
+        counts = (concurrency, max_resident + 1, max_payload, max_crashes, 1 if processes is None else processes)
+        if lease <= 0 or poll <= 0 or min(counts) < 1:
+            raise ValueError(
+                "lease, poll, concurrency, max_payload, max_crashes and processes are positive, max_resident is 0 or"
+                " more"
+            )
         invocations.check_retry(retry)
+        self._real_time = clock is None
+        self._watchdog: Watchdog | None = None
         clock, entropy = clock or SystemClock(), entropy or SystemEntropy()
         self.group = group
         """What this process works for."""
         self._store = _open_store(store, clock, durability)
-        transport: Transport = NoTransport() if self._store.path is None else LocalTransport(self._store.path)
+        if transport is None:
+            transport = NoTransport() if self._store.path is None else LocalTransport(self._store.path)
         self._transport = transport
         self._journal = Journal(
             self._store, clock, ring=transport.ring, unavailable=self._unavailable, broken=self._broken
         )
         self._handlers = Handlers(self._journal, lambda promise: Listening(self._runner, promise), max_payload)
+        lent = self._lease = Lease(clock, lease)
+        self._pool = Pool(max_crashes, max_payload)
         self._runner = Runner(
-            self._handlers, self._journal, clock, functions=functions, max_payload=max_payload, retry=retry
-        )
+            self._handlers, self._journal, clock,
+            lease=lent, functions=functions, max_payload=max_payload, retry=retry,
+            pool=self._pool, processes=processes or os.cpu_count() or 1,
+        )  # fmt: skip
         name = process or f"{group}-{entropy.bytes(NAME_BYTES).hex()}"
-        self._terms = Terms(group, name, round(lease * 1000), concurrency, max_resident, poll, PYTHON)
+        self._terms = Terms(group, name, round(lease * 1000), concurrency, max_resident, poll, PYTHON, max_crashes)
         self._worker = Worker(
             self._runner, self._terms, store=self._store, transport=transport, clock=clock, entropy=entropy,
-            journal=self._journal,
+            journal=self._journal, lease=lent,
         )  # fmt: skip
         self._roots = self._runner.roots = Roots(self._runner, self._handlers, entropy, group)
         self._runner.worker = self._worker
@@ -146,6 +170,7 @@ class EventLoop:
     async def __aenter__(self) -> EventLoop:
         if self._asyncio is not None:
             raise RuntimeError("this EventLoop is open already; make another one")
+        check_guarded()
         registry.registered()  # a conflict of names is said before anything is touched
         await self._store.open()
         self._asyncio = asyncio.get_running_loop()
@@ -158,6 +183,8 @@ class EventLoop:
             await self._close()
             raise
         invocations.open_host(self._roots)
+        if self._real_time:
+            self._watchdog = Watchdog(self._lease, self._terms.lease_ms / 1000)
         return self
 
     async def __aexit__(
@@ -174,8 +201,12 @@ class EventLoop:
 
     async def _close(self) -> None:
         with anyio.CancelScope(shield=True):
+            if self._watchdog is not None:
+                self._watchdog.stop()
             self._worker.stop()
+            self._pool.close()
             await self._journal.close()
+            self._runner.give_up(StoreUnavailable("the EventLoop is closed"))
             await self._transport.close()
             await self._store.close()
         if self._asyncio is not None:
@@ -276,16 +307,19 @@ class EventLoop:
         return Snapshot(
             self.process, self.group, len(self._handlers.pending), len(self._handlers.awaiters), len(held),
             sum(one.blocked > 0 for one in held.values()), journal.batches, journal.commands,
+            self._worker.wakeups,
         )  # fmt: skip
 
     async def drain(self, timeout: float = 30.0) -> None:
-        """Acquire nothing more, let what runs finish for `timeout` seconds, hand the rest to other workers at once."""
+        """Acquire nothing more, let what runs finish for `timeout` seconds; end the rest, hand it to other workers."""
         self._handlers.check_open()
         await self._worker.drain(timeout)
 
 
 def run(main: Callable[[], Coroutine[object, object, R]] | Function[[], R], *, store: str | Store = "memory:") -> R:
     """Run `main` on an asyncio loop of its own, with an EventLoop on `store` open around it.
+
+    The asyncio loop has durable clocks: see `loop_factory`.
 
     `main` is a coroutine function or a dasync function without parameters; gives what it returns.
 
@@ -301,7 +335,8 @@ def run(main: Callable[[], Coroutine[object, object, R]] | Function[[], R], *, s
         async with EventLoop(store):
             return await main()
 
-    return asyncio.run(hosted())
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        return runner.run(hosted())
 
 
 def _open_store(store: str | Store, clock: Clock, durability: Durability) -> Store:

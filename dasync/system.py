@@ -9,6 +9,7 @@ import asyncio
 import os
 import random
 import time
+from collections.abc import Callable
 
 
 class SystemClock:
@@ -22,6 +23,14 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+
+def call_later(
+    loop: asyncio.AbstractEventLoop, delay_s: float, callback: Callable[..., object], *args: object
+) -> asyncio.TimerHandle:
+    """A timer of the runtime's own: no durable one, although an execution's code may be what runs now."""
+    plain: Callable[..., asyncio.TimerHandle] = getattr(loop, "plain_call_later", loop.call_later)
+    return plain(delay_s, callback, *args)
 
 
 class SystemEntropy:

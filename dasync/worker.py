@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
-from dasync.core.model import ProcessRecord, PromiseRecord
+from dasync.core.model import PromiseRecord
 from dasync.core.protocol import (
     MAX_ACQUIRE,
     Acquired,
@@ -24,25 +24,26 @@ from dasync.core.protocol import (
     ProcessJoin,
     ProcessLeave,
     PromiseGet,
-    Receive,
     Reply,
     Status,
     TaskAcquire,
     TaskRelease,
-    TaskSuspend,
     Tick,
 )
 from dasync.errors import StoreError, StoreUnavailable, Suspended
-from dasync.ports import Clock, Entropy, Ring, Store, Transport
+from dasync.ports import Bell, Clock, Entropy, News, Ring, Store, Transport
 from dasync.runtime.capacity import Capacity
 from dasync.runtime.deadlines import Deadlines
+from dasync.runtime.hearing import Hearing
 from dasync.runtime.held import Deadline, Held
-from dasync.runtime.journal import Acknowledgement, Journal
+from dasync.runtime.journal import Journal
+from dasync.runtime.lease import Lease
+from dasync.runtime.leaving import Leaving
+from dasync.runtime.neighbours import Neighbours
+from dasync.runtime.slots import Offer
 
 BEATS_PER_LEASE = 3  # a heartbeat may fail twice before the lease is gone
 DRAIN_LOOK_S = 0.01  # how often a drain looks for what only waits by now
-BLOCKED_S = 1.0  # how long the asyncio loop may stand still before that is said: a lease is lost in ten
-CLEAN_UP_S = 5.0  # how long code that is being suspended may clean up
 _log = logging.getLogger("dasync.worker")
 
 
@@ -57,6 +58,7 @@ class Terms:
     max_resident: int
     poll_s: float
     python: str
+    max_crashes: int
 
 
 class Employer(Protocol):
@@ -65,14 +67,17 @@ class Employer(Protocol):
     def functions(self) -> tuple[tuple[str, int], ...]:
         """Names and versions of the functions that can run here."""
 
-    def run(self, acquired: Acquired) -> None:
-        """Run a task that was just acquired."""
+    def offer(self, most: int) -> Offer:
+        """Which functions' tasks this process may acquire now, in whose turn, and how many; `taken` ends that."""
+
+    def taken(self, offer: Offer, acquired: Sequence[Acquired]) -> None:
+        """What came of an offer: run it."""
 
     def listens(self) -> bool:
         """Whether this process waits for anything that is settled elsewhere."""
 
-    def news(self, record: PromiseRecord) -> None:
-        """A promise is settled that this process may wait for."""
+    def tell(self, settled: Sequence[PromiseRecord], gone: Sequence[str] = ()) -> None:
+        """Promises that this process may wait for are settled; of these ids there are none any more."""
 
     def awaited_by(self, tasks: Iterable[Held]) -> dict[Held, list[str]]:
         """Those among `tasks` that do nothing but wait for what is settled elsewhere, and what each waits for."""
@@ -97,36 +102,44 @@ class Worker:
         clock: Clock,
         entropy: Entropy,
         journal: Journal,
+        lease: Lease,
     ) -> None:
         self.process = ""
         self.capacity = Capacity(terms.concurrency, terms.max_resident, self._freed)
         self._deadlines = Deadlines(clock, journal)
         self._employer = employer
+        self.wakeups = 0
+        """How often its doorbell has rung."""
         self._terms = terms
+        self._targets = (terms.group, f"{terms.group}/{terms.name}")
         self._store = store
         self._transport = transport
         self._clock = clock
         self._entropy = entropy
         self._journal = journal
+        self._lease = lease
         self._rung = asyncio.Event()
         self._polled = False
-        self._more = True  # there may be tasks to acquire
-        self._news = True  # there may be news to read
+        self._passed: int | None = None  # how often the last ring for a task had been passed on
+        self._more = self._news = True  # there may be tasks to acquire, and news to read
+        self._short = False  # functions were left out of the last acquire, for as many of them run as may
         self._services: list[asyncio.Task[None]] = []
-        self._asleep_since = (math.inf, math.inf)
-        self._others: list[ProcessRecord] = []
+        self._neighbours = Neighbours(terms, transport=transport, clock=clock, journal=journal)
+        self._beaten = True  # since it has last looked around
         self._next_due: int | None = None
         self._unknown: set[tuple[str, int]] = set()
-        self._told: set[tuple[str, int]] = set()
-        self._orphans: set[str] = set()
-        self._told_orphans: set[str] = set()
+        self._leaving = Leaving(journal)
+        self._hearing = Hearing(lambda: self.process, lambda: bool(self.capacity.held), self._hears)
+        journal.companion = self._hearing
 
     # -- life
 
     async def join(self) -> None:
         """Come alive: bury the dead, take a lease, begin to serve."""
-        await self._bury(await self._store.processes())
+        await self._look_around()
+        await self._neighbours.bury()
         await self._take_lease()
+        self._neighbours.tidy()
         for service in (self._serve, self._poll, self._beat, self._deadlines.keep):
             task = asyncio.create_task(service(), name=f"dasync-{service.__name__.strip('_')}")
             task.add_done_callback(self._ended)
@@ -135,8 +148,6 @@ class Worker:
     def stop(self) -> None:
         """Stop serving."""
         self.capacity.shut()
-        if self._services:
-            self._say_if_blocked()
         for service in self._services:
             service.cancel()
 
@@ -144,6 +155,8 @@ class Worker:
         """A service ends when it is stopped; anything else is the end of this process's work."""
         if not service.cancelled() and (error := service.exception()) is not None:
             self._employer.broken(error)
+        for held in list(self.capacity.held.values()):  # nobody renews the lease: what waits for that would never end
+            held.drop(Suspended(f"{held.id}: this process serves no more"))
 
     async def leave(self) -> None:
         """Stop serving and say so; tasks that are still held are sent again."""
@@ -158,21 +171,24 @@ class Worker:
         self.capacity.shut()
         ends = self._clock.monotonic() + timeout_s
         while self.capacity.held and self._clock.monotonic() < ends:
-            await self._hand_back(list(self._employer.awaited_by(self.capacity.held.values())))
+            self._hand_back(self._employer.awaited_by(self.capacity.held.values()))
             if self.capacity.held:
                 await self._clock.sleep(min(DRAIN_LOOK_S, timeout_s))
-        await self._hand_back(list(self.capacity.held.values()))
+        self._hand_back(self.capacity.held.values())
+        await self._leaving.gone()
 
     async def _take_lease(self) -> None:
         await self._transport.close()
         self.process = f"{self._terms.name}@{self._entropy.bytes(4).hex()}"
-        address = await self._transport.open(self.process, self.wake)
+        address = await self._transport.open(self.process, self.hear)
         join = ProcessJoin(
             self.process, self._terms.name, self._terms.group, self._transport.host, address, self._terms.lease_ms
         )
+        self._lease.box, asked_at = self._transport.box, self._clock.monotonic()
         reply = await self._journal.ask(join)
         if reply.status is not Status.CREATED:
             raise StoreUnavailable(f"process {self.process!r} could not join: {reply.reason}")
+        self._lease.renewed(asked_at)
 
     # -- services, each a loop of its own
 
@@ -183,57 +199,62 @@ class Worker:
             self._rung.clear()
             polled, self._polled = self._polled, False
             with _outages():
-                changed = polled and await self._store.changed()
-                self._more, self._news = self._more or changed, self._news or changed
+                if polled:
+                    await self._look_around()
                 if self._news:
                     await self._read_news()
-                if self._more:
-                    await self._acquire()
+                passed, self._passed = self._passed, None
+                if self._more and not await self._acquire() and passed is not None:
+                    await self._pass_on(passed)
                 if self.capacity.crowded:
                     await self._suspend_some()
-                if changed:
-                    await self._look_around()
                 if polled:
-                    await self._bury(self._others)
+                    if await self._neighbours.bury():
+                        self.wake(Ring.TASKS)
                     await self._tick()
 
     async def _poll(self) -> None:
         while True:
-            self._asleep_since = asyncio.get_running_loop().time(), self._clock.monotonic()
-            await self._clock.sleep(self._terms.poll_s)
-            self._say_if_blocked()
+            await self._clock.sleep(min(self._terms.poll_s, self._neighbours.soonest_silence_s()))
             self._polled = True
             self._rung.set()
-
-    def _say_if_blocked(self) -> None:
-        """Whether the asyncio loop has stood still since the poll went to sleep."""
-        turned_at, asleep_at = self._asleep_since
-        # By both clocks: one that was handed in may stand still or jump.
-        late_s = min(asyncio.get_running_loop().time() - turned_at, self._clock.monotonic() - asleep_at)
-        if late_s - self._terms.poll_s > BLOCKED_S:
-            _log.warning(
-                "the asyncio loop stood still for %.1f s: something blocks it, as time.sleep or a long computation"
-                " in an `async def` does; write that with plain `def`, and dasync runs it in a thread",
-                late_s - self._terms.poll_s,
-            )
-            self._asleep_since = (math.inf, math.inf)  # it is said once
 
     async def _beat(self) -> None:
         while True:
             await self._clock.sleep(self._terms.lease_ms / 1000 / BEATS_PER_LEASE)
             with _outages():
-                reply = await self._journal.ask(ProcessHeartbeat(self.process), keep=True)
+                asked_at = self._clock.monotonic()
+                held = self.capacity.held.values()
+                knows = len(held), sum(one.claim.version for one in held)
+                reply = await self._journal.ask(ProcessHeartbeat(self.process, knows), keep=True)
                 if reply.status is Status.OK:
+                    self._lease.renewed(asked_at)
                     self._reconcile(reply)
-                    self._next_due = await self._store.next_due()
-                    await self._look_for_orphans()
+                    self._beaten = True
                 else:
                     await self._start_over(reply.reason)
 
     # -- what the services do
 
-    def wake(self, ring: Ring) -> None:
+    def hear(self, bell: Bell) -> None:
         """Somebody rang: there may be tasks, or news."""
+        self.wakeups += 1
+        if Ring.TASKS in bell.ring:
+            self._passed = bell.passed
+        self._tell(bell.news)
+        self.wake(bell.ring & ~Ring.NEWS if bell.news else bell.ring)
+
+    async def _pass_on(self, passed: int) -> None:
+        """Only one process is told of a task: when it has no room for it, or not the function, it tells another one."""
+        full = self._short or not self.capacity.room
+        if not full or self._neighbours.after(self.process, passed) is None:
+            await self._look_around(anyway=True)
+        other = self._neighbours.after(self.process, passed)
+        if other is not None and (full or self._neighbours.missing):
+            self._transport.ring({other: Bell(Ring.TASKS, passed=passed + 1)})
+
+    def wake(self, ring: Ring) -> None:
+        """There may be tasks to acquire, or news to read."""
         self._more = self._more or Ring.TASKS in ring
         self._news = self._news or Ring.NEWS in ring
         self._rung.set()
@@ -249,86 +270,78 @@ class Worker:
     async def _read_news(self) -> None:
         self._news = False  # before it is read: what is settled meanwhile rings again
         try:
-            news = await self._store.news(self.process) if self._employer.listens() else []
+            news = await self._store.news(self.process) if self._employer.listens() else News([], [])
         except StoreUnavailable:
             self._news = True
             raise
-        for record in news:
-            self._employer.news(record)
-        if news:
-            # What is not acknowledged is read again; so this can wait for the next batch.
-            self._journal.write_behind(Acknowledgement(Receive(self.process, tuple(record.id for record in news))))
+        self._tell(news.settled, news.gone)
 
-    async def _acquire(self) -> None:
-        functions = self._employer.functions()
-        self._more = bool(functions)
+    def _tell(self, settled: Sequence[PromiseRecord], gone: Sequence[str] = ()) -> None:
+        if settled or gone:  # not before what was settled here meanwhile, which may have come first
+            self._journal.after(partial(self._hears, settled, gone))
+
+    def _hears(self, settled: Sequence[PromiseRecord], gone: Sequence[str] = ()) -> None:
+        self._employer.tell(settled, gone)
+        self._hearing.heard((*(record.id for record in settled), *gone))
+        if not self._hearing.queued:  # what is not acknowledged is read again; so this can wait for the next batch
+            self._hearing.queued = True
+            self._journal.write_behind(self._hearing)
+
+    async def _acquire(self) -> int:
+        """Acquire what there is and what there is room for; how many tasks."""
+        count = 0
+        self._more = True
         # Half of the room at most: roots that are invoked here meanwhile start at once.
-        while functions and (limit := self.capacity.reserve(min(MAX_ACQUIRE, (self.capacity.room + 1) // 2))):
+        while limit := self.capacity.reserve(min(MAX_ACQUIRE, (self.capacity.room + 1) // 2)):
             self._more = False  # before it is asked: what comes meanwhile rings again
-            terms = self._terms
-            targets = (terms.group, f"{terms.group}/{terms.name}")
-            acquire = TaskAcquire(self.process, targets, functions, limit, terms.python)
-            asked, self._more = self._journal.ask(acquire, keep=True), False  # who rings from now on is heard
+            offer = self._employer.offer(limit)
+            self._short, asked = offer.short, _Asked(self, self._employer, offer, limit)
             try:
-                reply = await asked
+                if offer.functions:
+                    acquire = TaskAcquire(
+                        self.process, self._targets, offer.functions, limit, self._terms.python, offer.rooms
+                    )
+                    # Begun before anything else is heard: what settles from now on is told to who runs them.
+                    await self._journal.ask(acquire, keep=True, then=asked.taken)
             except StoreUnavailable:
                 self._more = True
                 raise
             finally:
-                self.capacity.unreserve(limit)
-            for acquired in reply.acquired:
-                self._employer.run(acquired)
-            if len(reply.acquired) < limit:
-                return
+                asked.taken()
+            count += asked.count
+            if asked.count < limit:
+                break
             self._more = True
+        return count
 
-    async def _look_around(self) -> None:
-        """Others have written: who is there, what comes due, what nobody here can run."""
-        self._others = await self._store.processes()
-        self._next_due = await self._store.next_due()
-        functions = self._employer.functions()
-        for name, version in await self._store.missing((self._terms.group,), functions):
-            if (name, version) not in self._told:
-                self._told.add((name, version))
-                _log.warning(
-                    "a task needs function %r version %d, which is not registered in process %s: it is left to other"
-                    " workers of group %r; import the module that defines it",
-                    name, version, self.process, self._terms.group,
-                )  # fmt: skip
+    async def _look_around(self, *, anyway: bool = False) -> None:
+        """Who is there, what comes due, what there is to do and nobody can run, if others have written or it is time.
 
-    async def _look_for_orphans(self) -> None:
-        """Say once when a task has waited from one beat to the next for a group that nobody serves: a typo, maybe."""
-        served = {process.group for process in await self._store.processes()}
-        orphans = {target for target in await self._store.waiting_targets() if target.partition("/")[0] not in served}
-        for target in sorted(orphans & self._orphans - self._told_orphans):
-            _log.warning(
-                "a task waits for %r, and no process serves that group: start `dasync worker APP --group %s`, or"
-                " correct its on=", target, target.partition("/")[0],
-            )  # fmt: skip
-        self._told_orphans |= orphans & self._orphans
-        self._orphans = orphans
-
-    async def _bury(self, processes: list[ProcessRecord]) -> None:
-        for dead in self._transport.dead([process for process in processes if process.id != self.process]):
-            _log.info("process %s is dead; its tasks are taken over", dead)
-            await self._journal.ask(ProcessLeave(dead))
-            self._transport.bury(dead)
-            self._others = [process for process in self._others if process.id != dead]
-            self.wake(Ring.TASKS)
+        It is the only read of a process that has nothing to do, and one of them for each poll.
+        """
+        beaten, self._beaten = self._beaten, False
+        around = await self._store.around(self._targets, self._employer.functions(), anyway=anyway or beaten)
+        if around is None:
+            return
+        self._more, self._news = self._more or around.has_tasks, self._news or around.changed
+        self._next_due = around.next_due
+        self._neighbours.see(self.process, around)
+        if beaten:
+            self._neighbours.look_for_orphans(around)
 
     async def _tick(self) -> None:
         while self._next_due is not None and self._next_due <= self._clock.now_ms():
             reply = await self._journal.ask(Tick())
-            for record in reply.settled:
-                self._employer.news(record)
-            self._next_due = await self._store.next_due()
+            self._employer.tell(reply.settled)
+            await self._look_around(anyway=True)
             self.wake(Ring.TASKS)
 
     def _reconcile(self, reply: Reply) -> None:
         """Release what the store counts as held and nobody here knows: the answer to its acquire was lost."""
-        held = {(id, version) for id, version in (reply.held or {}).items()}
-        unknown = held - {(id, mine.claim.version) for id, mine in self.capacity.held.items()}
-        for id, version in unknown & self._unknown:  # twice in a row: not just on its way here
+        held = [one.claim for one in self.capacity.held.values()] if reply.held else []
+        known = {claim.id: claim.version for claim in (*held, *self._leaving.claims())}
+        unknown = {(id, version) for id, version in (reply.held or {}).items() if known.get(id) != version}
+        for id, version in sorted(unknown & self._unknown):  # twice in a row: not just on its way here
             self._journal.ask(TaskRelease(Claim(id, version, self.process)), keep=True)
         self._unknown = unknown
 
@@ -348,34 +361,40 @@ class Worker:
         """Leave the longest waiting to the store: whoever has room replays them when they can go on."""
         candidates = self.capacity.too_many()
         waiting = self._employer.awaited_by(candidates)
-        self.capacity.busy(held for held in candidates if held not in waiting)
+        self.capacity.postpone(held for held in candidates if held not in waiting)
         if waiting:
             # One that is replayed asks anew for what it awaits; once this is answered, it knows what has settled.
             await self._journal.ask(PromiseGet(next(iter(waiting)).id))
             now = self._employer.awaited_by(waiting)
             still = [held for held, awaited in waiting.items() if held.signal is None and now.get(held) == awaited]
-            await self._hand_back(still)
+            self._hand_back(still)
 
-    async def _hand_back(self, tasks: list[Held]) -> None:
+    def _hand_back(self, tasks: Iterable[Held]) -> None:
         """Suspend what only waits, release the rest; another worker takes it from there."""
-        ending: list[asyncio.Task[object]] = []
-        suspending: list[tuple[Held, asyncio.Future[Reply]]] = []
-        releasing: list[Held] = []
+        tasks = list(tasks)
         waits = self._employer.awaited_by(tasks)
         for held in tasks:
-            awaited = tuple(waits.get(held, ()))
-            ending += [task for execution in held.running.values() for task in execution.tasks()]
-            held.drop(Suspended(f"{held.id} is handed back"))
-            if awaited:
-                suspending.append((held, self._journal.ask(TaskSuspend(held.claim, awaited))))
-            else:
-                releasing.append(held)
-        # What it waits for may be settled by now: then it has work to do, for whoever takes it.
-        releasing += [held for held, reply in suspending if (await reply).status is not Status.OK]
-        for reply in [self._journal.ask(TaskRelease(held.claim)) for held in releasing]:
-            await reply
-        if ending:
-            await asyncio.wait(ending, timeout=CLEAN_UP_S)
+            self._leaving.part_with(held, waits.get(held, ()))
+
+
+class _Asked:
+    """Tasks that were asked for, and the room that is kept for them."""
+
+    def __init__(self, worker: Worker, employer: Employer, offer: Offer, limit: int) -> None:
+        self._worker = worker
+        self._employer = employer
+        self._offer: Offer | None = offer
+        self._limit = limit
+        self.count = 0
+
+    def taken(self, reply: Reply | None = None) -> None:
+        """Run what came of it, once; without a reply: nothing comes."""
+        offer, self._offer = self._offer, None
+        if offer is not None:
+            acquired = () if reply is None else reply.acquired
+            self.count = len(acquired)
+            self._worker.capacity.unreserve(self._limit)
+            self._employer.taken(offer, acquired)
 
 
 class _outages(suppress):  # noqa: N801  # a context manager, named as one is used

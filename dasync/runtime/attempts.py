@@ -26,6 +26,8 @@ class Tried(Protocol):
     """An execution, as its attempts see it."""
 
     id: str
+    at: str
+    """What its places begin with: its id, or where it has started over what keeps its arguments."""
     held: Held
     function: Function[..., object]
     param: bytes
@@ -48,7 +50,7 @@ class Tried(Protocol):
 async def attempts(run: Tried, args: Args, kwargs: Kwargs, failed: Exception | None) -> object:
     """The value of the first attempt that succeeds; raises the error of the last one. The first may have `failed`."""
     failures = 0
-    while ids.retry(run.id, failures + 1) in run.held.history:  # what an earlier run has tried already
+    while ids.retry(run.at, failures + 1) in run.held.history:  # what an earlier run has tried already
         failures += 1
         await _back_off(run, failures, b"", 0)
     while True:
@@ -69,7 +71,7 @@ async def attempts(run: Tried, args: Args, kwargs: Kwargs, failed: Exception | N
 
 
 async def _back_off(run: Tried, failures: int, error: bytes, delay_s: float) -> None:
-    await run.begin_again(ids.places(ids.retry(run.id, failures)))
+    await run.begin_again(ids.places(ids.retry(run.at, failures)))
     await run.backoff(failures, error, delay_s)
 
 
@@ -79,7 +81,7 @@ def _delay_s(run: Tried, failures: int, error: Exception) -> float | None:
     policy = run.held.host.retry if said is None else said
     if is_final(error) or run.is_ending():
         return None
-    draw = stream(run.held.random_seed(ids.retry(run.id, failures))).random()
+    draw = stream(run.held.random_seed(ids.retry(run.at, failures))).random()
     delay_s = policy.delay_s(failures, draw)
     if delay_s is not None and run.invoked:
         if said is not None:

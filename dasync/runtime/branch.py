@@ -12,9 +12,11 @@ import asyncio
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, ContextVar
 from threading import get_ident
-from typing import Protocol, TypedDict, TypeVar, Unpack
+from typing import Protocol, TypedDict, TypeVar, Unpack, cast
+from zlib import crc32
 
 from dasync.core import ids
+from dasync.runtime.lease import Holder, Steps
 
 T = TypeVar("T")
 _AnyCoroutine = Coroutine[object, object, T] | Generator[object, None, T]
@@ -28,19 +30,47 @@ class TaskOptions(TypedDict, total=False):
     eager_start: bool
 
 
+class Known(Protocol):
+    """A promise of which it may not be known whether it is settled."""
+
+    id: str
+
+    def birth(self) -> asyncio.Future[None]:
+        """Done once it is known."""
+
+
 class Owner(Protocol):
     """The execution that a branch belongs to."""
 
     id: str
 
-    def adopt(self, task: asyncio.Task[object]) -> None:
+    @property
+    def held(self) -> Holder:
+        """The task that it is part of."""
+
+    def adopt(self, task: BranchTask[object]) -> None:
         """A task was created inside the execution."""
+
+    def cancel_part(self, task: BranchTask[object], message: object) -> bool:
+        """One of its tasks is canceled from outside its code."""
+
+    def withholds(self, id: str) -> bool:
+        """Whether the promise of that id, which it has not made, is still to be taken in its turn."""
+
+    def expects(self, promise: Known) -> None:
+        """One of its tasks awaits such a promise, of which it is not known whether it is settled."""
+
+    def share(self, id: str, turn: int, waiter: asyncio.Future[None]) -> None:
+        """Such a promise is settled, by the commit of that number, and one of its tasks waits for it."""
+
+    def take_back(self, task: BranchTask[object]) -> bool:
+        """Whoever canceled it from outside does not want that any more; whether it had not come yet."""
 
 
 class Branch:
     """A place from which invocations are made."""
 
-    __slots__ = ("_branches", "_calls", "_draws", "owner", "prefix")
+    __slots__ = ("_alarms", "_branches", "_calls", "_draws", "owner", "prefix")
 
     def __init__(self, owner: Owner, prefix: str) -> None:
         self.owner = owner
@@ -48,6 +78,7 @@ class Branch:
         self._calls = 0
         self._branches = 0
         self._draws = 0
+        self._alarms = 0
 
     def next_call(self) -> str:
         """The id of the next invocation made here."""
@@ -66,6 +97,12 @@ class Branch:
         self._branches += 1
         return branch
 
+    def next_alarm(self) -> str:
+        """The id of the next timer that is set here by asyncio's means: it takes no place among the invocations."""
+        id = ids.alarm(self.prefix, self._alarms)
+        self._alarms += 1
+        return id
+
     def next_draw(self) -> str:
         """The name of the next random stream opened here: it hangs on the invocation before it, not on other draws."""
         name = f"{self.prefix}{self._calls}r{self._draws}"
@@ -74,10 +111,33 @@ class Branch:
 
 
 class BranchTask(asyncio.Task[T]):
-    """An asyncio task that knows its branch. Made by `task`."""
+    """An asyncio task that knows its branch. Made by `task`.
 
-    __slots__ = ("branch",)
+    It hashes by its branch and not by its address, so that sets of tasks are gone through in the same order in every
+    run: a TaskGroup cancels its tasks by such a set, `asyncio.wait` gives two.
+    """
+
+    __slots__ = ("_hash", "branch")
+    _hash: int
     branch: Branch
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def cancel(self, msg: object = None) -> bool:
+        """Cancel it; when its own code does not say so, in its turn."""
+        if self.done() or not _in_a_callback():
+            return super().cancel(msg)
+        return self.branch.owner.cancel_part(cast("BranchTask[object]", self), msg)
+
+    def uncancel(self) -> int:
+        """Take a cancel back, one that has not come yet first."""
+        taken_back = self.branch.owner.take_back(cast("BranchTask[object]", self))
+        return self.cancelling() if taken_back else super().uncancel()
+
+    def cut(self, msg: object = None) -> bool:
+        """Cancel it now."""
+        return super().cancel(msg)
 
 
 def task(
@@ -86,8 +146,17 @@ def task(
     """A task of that branch, scheduled on `loop`."""
     made: BranchTask[T] = BranchTask.__new__(BranchTask)
     made.branch = branch  # before __init__: an eager task takes its first step in there
-    made.__init__(coro, loop=loop, **options)  # type: ignore[misc]  # made in two steps
+    made._hash = crc32(branch.prefix.encode())
+    made.__init__(Steps(coro, branch.owner.held), loop=loop, **options)  # type: ignore[misc]  # made in two steps
     return made
+
+
+def _in_a_callback() -> bool:
+    """Whether a callback of the asyncio loop runs: no task's code, and not the end of the whole loop."""
+    try:
+        return asyncio.current_task() is None
+    except RuntimeError:
+        return False
 
 
 class Threaded(Protocol):
@@ -108,14 +177,43 @@ class Threaded(Protocol):
 inside: ContextVar[bool] = ContextVar("dasync_inside", default=False)
 
 
+# Set, to the name of its function, in the context in which the handler of a batch runs.
+handler: ContextVar[str] = ContextVar("dasync_handler", default="")
+
+
 # Set in the context in which a function runs that is not `async def`, and so in those of all that it starts.
 thread: ContextVar[Threaded | None] = ContextVar("dasync_thread", default=None)
+
+
+_confined: list[str] = []  # the function that this process of a pool runs, where nothing can be invoked
+
+
+def confine(name: str) -> None:
+    """From now on this process runs nothing but that function."""
+    _confined[:] = [name]
+
+
+def confined() -> str | None:
+    """The function that this process runs, if it is one of a pool."""
+    return _confined[0] if _confined else None
 
 
 def body() -> Threaded | None:
     """What runs in this very thread: the body of a function that is not `async def`, or nothing of the kind."""
     found = thread.get()
     return found if found is not None and found.thread_id == get_ident() else None
+
+
+def calling_thread() -> Branch | None:
+    """The branch of the thread whose wish the asyncio loop carries out just now, if it does."""
+    found = thread.get()
+    return None if found is None or asyncio.current_task() is not None else found.branch
+
+
+def withholds(id: str) -> bool:
+    """Whether whoever runs now is an execution, and has not taken the promise of that id, which it has not made."""
+    running = asyncio.current_task()
+    return type(running) is BranchTask and running.branch.owner.withholds(id)
 
 
 def current() -> Branch | None:
@@ -152,10 +250,15 @@ def uninstall(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _chained(before: object) -> _TaskFactory:
+    # What asyncio.create_eager_task_factory gives (Python 3.12): tasks begin at once on this host, ours as well.
+    eager = getattr(before, "__qualname__", "").startswith("create_eager_task_factory")
+
     def create(loop: asyncio.AbstractEventLoop, coro: _AnyCoroutine[object], **options: object) -> asyncio.Task[object]:
         parent = asyncio.current_task(loop)
         if type(parent) is BranchTask:
             branch = parent.branch.next_branch()
+            if eager:
+                options.setdefault("eager_start", True)
             made = task(coro, branch, loop, **options)  # type: ignore[arg-type]  # asyncio's own options
             branch.owner.adopt(made)
             return made

@@ -8,36 +8,36 @@ further (`execution.py`).
 from __future__ import annotations
 
 import asyncio
-from abc import ABC, abstractmethod
+from abc import abstractmethod
+from collections.abc import Callable
 from functools import partial
 from typing import TypeVar, cast
 
-from dasync.core import ids
+from dasync.core import codec, divergence, ids
 from dasync.core.model import PromiseRecord, State
+from dasync.runtime import source
 from dasync.runtime.branch import Branch
-from dasync.runtime.child import Child, Decision
-from dasync.runtime.cut import CUT, Cut
-from dasync.runtime.function import Function
+from dasync.runtime.child import Alarm, Child, Decision
+from dasync.runtime.function import ALARM, NOW, PATCHED, RETRY, SLEEP, Function
 from dasync.runtime.held import Deadline, Held
+from dasync.runtime.places import Places
 from dasync.runtime.promise import Promise
 from dasync.runtime.registry import lookup, tags_of
 
 R = TypeVar("R")
-Run = tuple[Function[..., object], tuple[object, ...], dict[str, object]]
-SLEEP, NOW, RETRY = "dasync.sleep", "dasync.now", "dasync.retry"
 
 
-class Calls(ABC):
+# What is on record of a promise that the execution has awaited and not made: no more than its id.
+SHARED_CALL = divergence.Call("", 1, b"", None, False)
+
+
+class Calls(Places):
     """The invocations of one execution."""
 
-    __slots__ = (
-        "children", "cut", "failed", "held", "id", "invoked", "made", "on_the_way", "progress", "timeout_at",
-        "unwritten",
-    )  # fmt: skip
+    __slots__ = ("_patches", "children", "failed", "invoked", "time", "timeout_at")
 
     def __init__(self, held: Held, id: str, timeout_at: int | None) -> None:
-        self.held = held
-        self.id = id
+        super().__init__(held, id)
         self.timeout_at = timeout_at
         """Its own deadline, which no child of it outlives."""
         self.children: dict[str, Child] = {}
@@ -46,16 +46,21 @@ class Calls(ABC):
         """Those that have failed before anybody asked for their outcome."""
         self.invoked = False
         """Whether it has made anything that a second attempt would make again."""
-        self.made = 0
-        """How many places for invocations its code has taken."""
-        self.progress = 0
-        """Raised whenever something is invoked by it or delivered to it."""
-        self.on_the_way = 0
-        """How many recorded outcomes are to be delivered in the next turn."""
-        self.cut: Cut | None = None
-        """The cancel of this execution, once it is asked for."""
-        self.unwritten: object = None
-        """The place of the cut, while nothing has followed from it."""
+        self.time = 0.0
+        """For when the last timer was set that has rung, by the clock of the asyncio loop."""
+        self._patches: dict[str, bool] | None = None  # what its code was told of each of its changes
+
+    def alarms(self) -> list[str]:
+        """The timers that its code has set by asyncio's means, and that have not rung."""
+        return [id for id, child in self.children.items() if child.function == ALARM]
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise what has ended it, if anything has."""
+
+    @abstractmethod
+    def again(self, function: Function[..., object], args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        """What it returns to start over with those arguments."""
 
     @abstractmethod
     def run_child(
@@ -105,9 +110,17 @@ class Calls(ABC):
         self.begin(Child(self, promise, SLEEP, 1, b"", timer=True, timeout_at=self._after(seconds)))
         return promise
 
+    def alarm(self, at: Branch, delay_s: float, ring: Callable[[], None]) -> Alarm:
+        self.held.check()
+        promise: Promise[object] = Promise(_checked(at.next_alarm()), self.held.host.handlers, object)
+        alarm = Alarm(self, promise, ALARM, 1, b"", timer=True, timeout_at=self._after(delay_s))
+        alarm.ring = ring
+        self.begin(alarm)
+        return alarm
+
     def backoff(self, failures: int, error: bytes, delay_s: float) -> Promise[None]:
         """The timer that keeps a failed attempt until the next one; as it was recorded, if it was."""
-        promise: Promise[None] = Promise(_checked(ids.retry(self.id, failures)), self.held.host.handlers, object)
+        promise: Promise[None] = Promise(_checked(ids.retry(self.at, failures)), self.held.host.handlers, object)
         recorded = self.held.history.get(promise.id)
         param = error if recorded is None else recorded.param
         self.begin(Child(self, promise, RETRY, failures, param, timer=True, timeout_at=self._after(delay_s)))
@@ -121,13 +134,21 @@ class Calls(ABC):
         decision.record(now_ms)
         return now_ms
 
-    def decision(self, at: Branch, kind: str) -> Decision:
+    def decision(self, at: Branch, kind: str, among: int | None = None) -> Decision:
         self.speak()
-        return self._decision(self._place(at), kind)
+        return self._decision(self._place(at), kind, b"" if among is None else codec.encode([among]))
 
-    def recorded(self, at: Branch, kind: str) -> object:
-        record = self.held.history.get(at.coming_call())
-        return None if record is None or record.function != kind else self.decision(at, kind).known
+    def patched(self, at: Branch, name: str) -> bool:
+        self.speak()
+        told = self._patches = self._patches or {}
+        recorded, first = (self.id, name) in self.held.patches, name not in told
+        if first:
+            told[name] = recorded or not self._is_behind(at)
+        if told[name]:  # each call takes a place, whichever of them, in which branch, comes first and is recorded
+            decision = self.decision(at, PATCHED)
+            if first and not recorded:
+                decision.record(name)
+        return told[name]
 
     def seed(self, at: Branch) -> bytes:
         self.held.check()
@@ -144,14 +165,23 @@ class Calls(ABC):
         self.held.check()
         self.record_cut()
 
-    def record_cut(self) -> None:
-        """Something follows from the cut now: write where it was."""
-        if self.unwritten is not None:
-            value, self.unwritten = self.unwritten, None
-            self._decision(ids.cut(self.id), CUT).record(value)
+    def missing(self) -> str | None:
+        """The first of what an earlier run has made that this one has not come to."""
+        return self.turns.missing() if self.is_behind() else None
+
+    def check_complete(self, fn: Callable[..., object]) -> None:
+        """The code has done its work: raise `NonDeterminismError` if it has not come to all that is recorded."""
+        missing, was = self.missing(), SHARED_CALL
+        if missing is not None:
+            was = divergence.of(self.held.history[missing])
+        elif self.shared is not None:
+            missing = self.shared.first()
+        if missing is not None:
+            error = divergence.never_made(self.held.id, missing, was, source.defining(fn))
+            self.held.diverge(error)
+            raise error
 
     def forget(self, child: Child) -> None:
-        self.progress += 1
         self.children.pop(child.promise.id, None)
         promise = child.promise
         if promise.state in (State.REJECTED, State.TIMEDOUT) and not promise.heard:
@@ -167,46 +197,43 @@ class Calls(ABC):
         """Start a child, or go on with what an earlier run recorded of it."""
         record = child.recall()
         self.children[child.promise.id] = child
-        child.promise.watchers = (child,)
+        child.promise.watchers, child.promise.maker = (child,), self.id
         self.held.host.handlers.track(child.promise)
-        self.progress += 1
-        run = None if function is None else (function, args, kwargs or {})
-        if self.cut is not None and self.cut.holds(child.promise.id):
-            self.cut.hold(partial(self._go_on, child, record, run))
-        else:
-            self._go_on(child, record, run)
-
-    def _go_on(self, child: Child, record: PromiseRecord | None, run: Run | None) -> None:
         host, promise = self.held.host, child.promise
         if record is not None:
             promise.mark_stored()
             child.timeout_at = record.timeout_at
-            if record.state is not State.PENDING:
-                # In the first run it was pending when the call returned: it is delivered in a later turn here too.
-                self.on_the_way += 1
-                asyncio.get_running_loop().call_soon(self._deliver, promise, record)
+            if record.state is State.CANCELED and record.function == ALARM:
+                self.children.pop(promise.id)  # nobody hears it, now as then
                 return
-            if not child.local and not child.timer:
-                host.handlers.listen(promise)
+            self.turns.recall(child, record)
+            if record.state is not State.PENDING:
+                return
         else:
             child.enqueue(urgent=child.function == RETRY or not (child.local or child.timer))
         if child.timeout_at is not None:
-            host.call_at(child.timeout_at, Deadline(host, promise))
-        if child.local and run is not None:
-            self.run_child(child, *run)
-
-    def _deliver(self, promise: Promise[object], record: PromiseRecord) -> None:
-        self.on_the_way -= 1
-        self.held.host.handlers.return_(promise, record.state, record.value)
+            ring = partial(host.call_at, child.timeout_at, Deadline(host, promise, self.held.claim))
+            if record is None:
+                ring()
+            else:
+                self.turns.ring(ring)
+        if child.local and function is not None:
+            self.run_child(child, function, args, kwargs or {})
 
     def _place(self, at: Branch) -> str:
         """The id of the next invocation made there."""
         self.made += 1
+        if self._turns is not None:
+            self._turns.stir()
         return _checked(at.next_call())
 
-    def _decision(self, id: str, kind: str) -> Decision:
+    def _decision(self, id: str, kind: str, param: bytes = b"") -> Decision:
         promise: Promise[object] = Promise(_checked(id), self.held.host.handlers, object)
-        return Decision(Child(self, promise, kind, 1, b"", local=True), self._decided)
+        return Decision(Child(self, promise, kind, 1, param, local=True), self._decided)
+
+    def _is_behind(self, at: Branch) -> bool:
+        """Whether an earlier run has gone past this place."""
+        return at.coming_call() in self.held.history or self.turns.missing() is not None
 
     def _decided(self, promise: Promise[object]) -> None:
         """A decision is about to be written: no body starts before it is durable."""
@@ -234,6 +261,9 @@ class _Gate:
     def settled(self) -> None:
         if not self._barrier.done():
             self._barrier.set_result(None)
+
+    def takes(self, record: PromiseRecord, value: object) -> bool:
+        return False
 
     def cancel(self, reason: bytes | None) -> bool:
         return False

@@ -35,6 +35,11 @@ class Capacity:
         """There is no more room, whatever ends."""
         self._concurrency = 0
 
+    @property
+    def is_shut(self) -> bool:
+        """Whether nothing more may run here."""
+        return self._concurrency == 0
+
     def reserve(self, wanted: int = 1) -> int:
         """Keep room for tasks that are about to be acquired: for how many there is; `unreserve` ends that."""
         granted = min(self.room, wanted)
@@ -73,7 +78,7 @@ class Capacity:
         spare = self._max_resident // SPARE_SHARE if excess > 0 else 0
         return [self.held[id] for id in islice(self._waiting, max(0, excess + spare))]
 
-    def busy(self, tasks: Iterable[Held]) -> None:
+    def postpone(self, tasks: Iterable[Held]) -> None:
         """These do something besides waiting: their turn to go comes after those that do not."""
         for held in tasks:
             if held.id in self._waiting:

@@ -10,21 +10,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from dasync.core import codec
+from dasync.core import codec, divergence
+from dasync.core.divergence import Call
 from dasync.core.model import PromiseRecord, State
 from dasync.core.protocol import (
     Command,
     PromiseCancel,
     PromiseCreate,
+    PromiseGet,
     PromiseSettle,
     Reply,
-    Status,
     TaskFence,
     TaskFulfill,
 )
-from dasync.errors import LeaseLost, NonDeterminismError
+from dasync.errors import LeaseLost
+from dasync.runtime import source
 from dasync.runtime.held import Held
 from dasync.runtime.promise import Promise
+from dasync.runtime.turns import Turns
 
 SEED_BYTES = 16
 
@@ -33,6 +36,15 @@ class Parent(Protocol):
     """The execution that made a child."""
 
     held: Held
+    turn: int
+    """The last turn that it has taken."""
+
+    @property
+    def turns(self) -> Turns:
+        """Where its children's outcomes wait for their turns."""
+
+    def thread_id(self) -> int | None:
+        """The thread that its body runs in; None: it runs on the asyncio loop."""
 
     def forget(self, child: Child) -> None:
         """A child is settled."""
@@ -42,8 +54,8 @@ class Child:
     """An invocation made inside an execution, and the journal's entry for it: created, then settled."""
 
     __slots__ = (
-        "_begun_at", "_sent", "_stored", "function", "held", "local", "param", "parent", "promise", "queued", "raw",
-        "state", "tags", "target", "timeout_at", "timer", "value", "version",
+        "_begun_at", "_born_after", "_sent", "_stored", "_told", "function", "held", "local", "param", "parent",
+        "promise", "queued", "raw", "state", "tags", "target", "timeout_at", "timer", "value", "version",
     )  # fmt: skip
 
     def __init__(
@@ -76,7 +88,9 @@ class Child:
         self.value: object = None
         self.queued = False
         self._stored = False
+        self._told = False
         self._begun_at = parent.held.host.clock.now_ms()
+        self._born_after = parent.turn
         self._sent = State.PENDING
 
     def recall(self) -> PromiseRecord | None:
@@ -84,13 +98,14 @@ class Child:
         record = self.held.history.pop(self.promise.id, None)
         if record is None:
             return None
-        if (record.function, record.version, record.param, record.target, record.timer) != (
-            self.function, self.version, self.param, self.target, self.timer,
-        ):  # fmt: skip
-            error = NonDeterminismError(_difference(record, self))
+        recorded, now = divergence.of(record), Call(self.function, self.version, self.param, self.target, self.timer)
+        if recorded != now:
+            at = source.calling(self.parent.thread_id())
+            error = divergence.other_call(self.held.id, self.promise.id, recorded, now, at)
             self.held.diverge(error)
             raise error
         self._stored = True
+        self._told = record.state is not State.PENDING
         return record
 
     def enqueue(self, *, urgent: bool) -> None:
@@ -110,17 +125,33 @@ class Child:
         self.state, self.raw, self.value = state, raw, value
         self.enqueue(urgent=True)
 
+    def stop(self) -> None:
+        """A timer is not needed any more. One that was not written by then never is."""
+        if self.promise.done() or self.held.signal is not None or self.state is not State.PENDING:
+            return
+        self._told = True  # it takes no turn
+        self.state = State.CANCELED
+        self.parent.forget(self)
+        self.held.host.handlers.hand_on(self.promise, self, self.held)
+        self.promise.settle(PromiseRecord(
+            self.promise.id, self.function, self.version, self.param, None, self.held.id, True, self.timeout_at,
+            self.tags, self._begun_at, self._born_after, self.state, self._begun_at, None, None,
+        ))  # fmt: skip
+        if self._stored:
+            self.enqueue(urgent=False)
+
     # -- the journal's side
 
     def command(self) -> Command:
         self.queued = False
+        if self.timer and not self._stored and self.state is State.CANCELED:
+            return PromiseGet(self.held.id)  # stopped in time: there is nothing to write
         if self._stored:
             self._sent = self.state
             if self.state is State.CANCELED and not self.local:
                 return TaskFence(self.held.claim, PromiseCancel(self.promise.id, self.raw))
             return TaskFence(self.held.claim, PromiseSettle(self.promise.id, self.state, self.raw))
         self._stored = True
-        elsewhere = self.target is not None or not (self.local or self.timer or self.function)
         born_settled = self.local and self.state is not State.PENDING
         if not born_settled and self.state is not State.PENDING:
             self.enqueue(urgent=True)  # what runs elsewhere is created before it is canceled
@@ -129,30 +160,42 @@ class Child:
             self.held.claim,
             PromiseCreate(
                 self.promise.id, self.function, self.version, self.param, self.target, self.timer, self.timeout_at,
-                self.tags, self.held.random_seed(self.promise.id)[:SEED_BYTES] if self.target else b"", None,
-                self.held.host.process if elsewhere else None, self._sent, self.raw if born_settled else None,
-                self._begun_at,
+                self.tags, self.held.random_seed(self.promise.id)[:SEED_BYTES] if self.target else b"", None, None,
+                self._sent, self.raw if born_settled else None, self._begun_at, self._born_after,
             ),
         )  # fmt: skip
 
     def replied(self, reply: Reply) -> None:
-        record = reply.promise
+        record, promise = reply.promise, self.promise
         if record is None:
             self.held.lost(reply.reason)
             return
-        promise = self.promise
+        if self.timer and promise.done():
+            return
         if record.state is not State.PENDING:
             mine = record.state is self._sent and record.value == self.raw
-            self.held.host.handlers.return_(promise, record.state, record.value, *((self.value,) if mine else ()))
+            self.held.host.handlers.return_(promise, record, *((self.value,) if mine else ()))
         else:
             promise.mark_stored()
-            if reply.status is Status.CONFLICT:  # it exists, so it was not created with this process listening
-                self.held.host.handlers.listen(promise)
 
     def failed(self, error: BaseException, *, final: bool) -> bool:
         return _lost_with(self.held, error, final)
 
     # -- the promise's side
+
+    def takes(self, record: PromiseRecord, value: object) -> bool:
+        if self.held.signal is not None:
+            return False
+        if not self._told:
+            self._told = True
+            for other in self.promise.watchers:
+                if other is not self:  # a task of its own as well, which runs here and is over now
+                    other.settled()
+            self.parent.turns.come(self, record, value)
+        return True
+
+    def taken(self, record: PromiseRecord, value: object) -> None:
+        self.held.host.handlers.deliver(self.promise, record, value)
 
     def settled(self) -> None:
         self.parent.forget(self)
@@ -170,10 +213,22 @@ class Child:
         return True
 
 
+class Alarm(Child):
+    """A timer that code has set by asyncio's means."""
+
+    __slots__ = ("ring",)
+    ring: Callable[[], None]
+
+    def settled(self) -> None:
+        super().settled()
+        if self.promise.state is State.RESOLVED:
+            self.ring()
+
+
 class Decision:
     """The entry of something that the clock decided, as a promise that is born settled."""
 
-    __slots__ = ("_annotation", "_child", "_decided", "known")
+    __slots__ = ("_child", "_decided", "known")
 
     def __init__(self, child: Child, decided: Callable[[Promise[object]], None]) -> None:
         self._child = child
@@ -209,7 +264,7 @@ class Fulfill:
             return
         mine = record.state is self.state and record.value == self.raw
         host = self.held.host
-        host.handlers.return_(self.held.promise, record.state, record.value, *((self.value,) if mine else ()))
+        host.handlers.return_(self.held.promise, record, *((self.value,) if mine else ()))
 
     def failed(self, error: BaseException, *, final: bool) -> bool:
         return _lost_with(self.held, error, final)
@@ -219,22 +274,3 @@ def _lost_with(held: Held, error: BaseException, final: bool) -> bool:
     if final:
         held.drop(LeaseLost(f"{held.id}: {error}"))
     return final
-
-
-def _difference(record: PromiseRecord, child: Child) -> str:
-    def told(function: str, version: int, param: bytes, target: str | None) -> str:
-        what = f"{function!r} (version {version})" if function else "a promise that is settled outside"
-        what += f" on {target!r}" if target else ""
-        try:
-            return f"{what} with {codec.decode(param)!r}" if param else what
-        except ValueError:
-            return what
-
-    return (
-        f"replay of {child.held.id!r} diverged at {child.promise.id!r}: recorded was"
-        f" {told(record.function, record.version, record.param, record.target)}, now it is"
-        f" {told(child.function, child.version, child.param, child.target)}. Nothing was settled. Either the code has"
-        " changed under a running execution, or it depends on something that is not recorded (time, randomness, the"
-        " order of a set): use dasync.now, dasync.random, or a function of its own for it. Then let it go on with"
-        f" `dasync resume {child.held.id}`."
-    )

@@ -1,22 +1,16 @@
 """Where a cancel cuts into an execution, recorded so that a replay is cut at the same place.
 
 Code that is interrupted cleans up, and what it invokes then follows from how far it had come: cut elsewhere, a replay
-would invoke something else, or undo too little. So a cancel comes when the execution is quiet; what had not been
-delivered to it by then is recorded (the cut), and a replay holds that back until it has come as far. A replay without
-a cut on record comes to the end of what is recorded first. Who is canceled, and what of, is decided elsewhere.
+would invoke something else, or undo too little. So a cancel comes when the code has come to rest after some turn; that
+turn is recorded, and a replay takes no later one before the cancel has come. A replay without a cut on record comes to
+the end of what is recorded first. Who is canceled, and what of, is decided elsewhere, and in `turns.py` when the code
+is at rest.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from contextvars import Context, copy_context
 from typing import Protocol, cast
-
-CUT = "dasync.cut"
-QUIET_TURNS = 12  # of the asyncio loop without progress: whatever was delivered has been taken in by then
-MAX_TURNS = 1_000  # a first run that is never quiet is cut after that many
-PAUSE_CAP_S = 0.05  # between looks at a replay that is on its way, in a raw await
 
 
 class Victim(Protocol):
@@ -24,20 +18,8 @@ class Victim(Protocol):
 
     made: int
     """How many places for invocations its code has taken."""
-    progress: int
-    """Raised whenever something is invoked by it or delivered to it."""
-
-    def is_still(self) -> bool:
-        """Whether it can only go on when a promise settles that it waits for, and nothing is on its way to it."""
-
-    def is_stuck(self) -> bool:
-        """Whether each of its asyncio tasks waits for a promise that it has made."""
-
-    def is_behind(self) -> bool:
-        """Whether there is something on record of it that it has not come to."""
-
-    def undelivered(self) -> list[str]:
-        """Ids of its pending children."""
+    turn: int
+    """The last turn that it has taken."""
 
     def interrupt(self) -> None:
         """Raise CancelledError in its code."""
@@ -46,76 +28,35 @@ class Victim(Protocol):
 class Cut:
     """The cancel of one execution, from when it is asked for until it has come."""
 
-    __slots__ = ("_back", "_ids", "_made", "_quiet", "_seen", "_turns", "_victim", "came", "reason", "recorded")
+    __slots__ = ("_made", "_turn", "_victim", "came", "reason", "recorded")
 
     def __init__(self, victim: Victim, reason: bytes | None, recorded: object = None) -> None:
         self._victim = victim
         self.recorded = recorded is not None
         """Whether an earlier run was cut already."""
-        made, ids, reason = cast("tuple[int, list[str], bytes | None]", recorded or (0, [], reason))
-        self.reason = reason
+        self._made, self._turn, self.reason = cast("tuple[int, int, bytes | None]", recorded or (0, 0, reason))
         self.came = False
         """Whether it need not come any more."""
-        self._made = made
-        self._ids = frozenset(ids)
-        self._back: list[tuple[Callable[[], None], Context]] = []
-        self._seen = -1
-        self._turns = 0
-        self._quiet = 0
 
     def value(self) -> object:
-        """What is recorded: how far the code has come, what was not delivered, why it ends."""
-        return [self._victim.made, self._victim.undelivered(), self.reason]
+        """What is recorded: how far the code has come, the last turn it has taken, why it ends."""
+        return [self._victim.made, self._victim.turn, self.reason]
 
-    def holds(self, id: str) -> bool:
-        """Whether a child of that id is to wait for the cut."""
-        return not self.came and id in self._ids
+    def holds(self, turn: int) -> bool:
+        """Whether that turn is to wait for the cut."""
+        return self.recorded and not self.came and turn > self._turn
 
-    def hold(self, go_on: Callable[[], None]) -> None:
-        """Let that happen after the cut."""
-        self._back.append((go_on, copy_context()))
-
-    def approach(self) -> None:
-        """Come as soon as the execution is where it is to be cut."""
-        if not self._turns:
-            self._look()
-
-    def _look(self) -> None:
-        loop, victim = asyncio.get_running_loop(), self._victim
-        if self.came:
-            return
-        self._turns += 1
-        self._quiet = self._quiet + 1 if self._seen == victim.progress else 0
-        self._seen = victim.progress
-        if self._may_come():
-            self.come()
-        elif self._turns < MAX_TURNS:
-            loop.call_soon(self._look)
-        else:
-            loop.call_later(min(PAUSE_CAP_S, (self._turns - MAX_TURNS + 1) / 1000), self._look)
-
-    def _may_come(self) -> bool:
-        victim, quiet = self._victim, self._quiet >= QUIET_TURNS
+    def may_come(self, stuck: Callable[[], bool] | None) -> bool:
+        """Whether the place where the code rests now is the one; `stuck` tells of one that is behind its record."""
         if self.recorded:
-            return victim.made >= self._made and (quiet or victim.is_still())
-        if victim.is_behind():
-            return quiet and victim.is_stuck()
-        return quiet or victim.is_still() or self._turns >= MAX_TURNS
+            return self._victim.turn >= self._turn and self._victim.made >= self._made
+        return stuck is None or stuck()
 
     def come(self) -> None:
         """Interrupt the code."""
         self.came = True
         self._victim.interrupt()
-        self.let_go()
-
-    def let_go(self) -> None:
-        """The code has been cut, or has ended of itself: what was held back for it goes on."""
-        self.came = True
-        back, self._back = self._back, []
-        for go_on, context in back:
-            context.run(go_on)
 
     def drop(self) -> None:
-        """The execution is gone."""
+        """The code has ended of itself, or is gone: there is nothing to cut."""
         self.came = True
-        self._back.clear()

@@ -12,6 +12,7 @@ from dasync.ports import Clock
 from dasync.runtime.held import Deadline
 from dasync.runtime.journal import Journal
 
+SWEPT_FIRST = 1_000  # entries; those that nobody needs are cleared away whenever there are twice as many as were left
 LOOK_AGAIN_S = 1.0  # a wall clock may be set while we sleep, so no sleep is longer than this
 
 
@@ -23,11 +24,16 @@ class Deadlines:
         self._journal = journal
         self._heap: list[tuple[int, int, Deadline]] = []
         self._count = 0
+        self._many = SWEPT_FIRST
         self._earlier = asyncio.Event()
 
     def add(self, at_ms: int, deadline: Deadline) -> None:
         """Write `deadline` when that time has come."""
         self._count += 1
+        if len(self._heap) > self._many:
+            self._heap = [entry for entry in self._heap if entry[2].needed]
+            heapq.heapify(self._heap)
+            self._many = max(SWEPT_FIRST, 2 * len(self._heap))
         heapq.heappush(self._heap, (at_ms, self._count, deadline))
         if self._heap[0][2] is deadline:
             self._earlier.set()

@@ -1,4 +1,4 @@
-"""Time, randomness and outside decisions, as durable code may use them: `sleep`, `now`, `random`, `uuid4`, `promise`.
+"""Time, randomness, outside decisions and changes of code: `sleep`, `now`, `random`, `uuid4`, `promise`, `patched`.
 
 Inside an execution each is recorded or derived from what is recorded, so that a replay sees the same; outside one
 they are ordinary. Nondeterminism enters durable code through this file and through promises, or not at all.
@@ -11,7 +11,9 @@ from datetime import UTC, datetime
 from typing import TypeVar, overload
 from uuid import UUID
 
-from dasync.core import ids
+from dasync.core import ids, protocol
+from dasync.errors import NoEventLoop
+from dasync.runtime import branch
 from dasync.runtime.function import Seconds, caller, here, host, seconds
 from dasync.runtime.promise import Promise
 from dasync.system import stream
@@ -108,3 +110,41 @@ def promise(type: object = None, *, id: str | None = None, timeout: Seconds | No
     if at is None:
         return host().external(annotation, name, timeout_s)
     return caller(at).external(at, annotation, name, timeout_s)
+
+
+def patched(name: str) -> bool:
+    """Whether code that has changed runs in its new form: the way to change it under running executions.
+
+    True, and recorded, for an execution that comes here for the first time; False in one that an earlier run, without
+    this call, has taken past this place already, so that it comes to what is recorded. The answer to one name stays
+    the same for an execution as long as it lives. Outside executions it is True.
+
+    Take the old form away when no execution is left that began with it, and the call itself when none is left that
+    has recorded it: one that has looks for it in every replay.
+
+    Example:
+        >>> import dasync
+        >>> @dasync.function
+        ... async def charge(cents: int, currency: str = "EUR") -> str:
+        ...     return f"{cents} {currency}"
+        >>> @dasync.function
+        ... async def checkout(cents: int) -> str:
+        ...     if dasync.patched("say the currency"):
+        ...         return await charge(cents, "USD")
+        ...     return await charge(cents)
+        >>> async def main() -> str:
+        ...     return await checkout(5)
+        >>> dasync.run(main)
+        '5 USD'
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a patch is a str, not {name!r}")
+    if not 1 <= len(name) <= protocol.MAX_NAME_CHARS or not name.isprintable():
+        raise ValueError(f"the name of a patch is 1 to {protocol.MAX_NAME_CHARS} printable characters, not {name!r}")
+    try:
+        at = here()
+    except NoEventLoop:
+        if branch.inside.get():  # an execution's, at no place of it
+            raise
+        at = None
+    return at is None or caller(at).patched(at, name)

@@ -1,88 +1,77 @@
 """Drive one function until it is done or blocked.
 
-An execution is one run of a promise's function, as an asyncio task on the host's loop or in a worker thread. This
-file decides when it starts, what its end means, and in which order it and its children end; what it invokes meanwhile
-is `calls.py`, what is written of it `child.py`, when it is tried again `attempts.py`.
+An execution is one run of a promise's function, as an asyncio task on the host's loop, in a worker thread or in a
+process of the pool. This file decides when it starts, what its end means, and in which order it and its children end;
+where its code runs is `code.py`, what it invokes meanwhile `calls.py`, what is written of it `child.py`, when it is
+tried again `attempts.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import NamedTuple
+from collections.abc import Coroutine, Sequence
 
 from dasync.core import codec, failure, ids
 from dasync.core.model import State
 from dasync.core.protocol import PromiseCancel, TaskFence
 from dasync.errors import InvariantViolated, LeaseLost, Suspended
 from dasync.runtime import branch
+from dasync.runtime.again import Again, check_same, latest
 from dasync.runtime.attempts import attempts
-from dasync.runtime.branch import Branch, BranchTask
-from dasync.runtime.calls import Calls
+from dasync.runtime.branch import Branch
 from dasync.runtime.child import Child, Fulfill
-from dasync.runtime.cut import CUT, Cut
+from dasync.runtime.code import Code, Invocation
+from dasync.runtime.cut import Cut
 from dasync.runtime.function import Function
 from dasync.runtime.held import Held
 from dasync.runtime.promise import Promise
-from dasync.runtime.threads import Body
 
 
-class Invocation(NamedTuple):
-    """What is run: a function, the encoded arguments, and what the invocation brought along."""
-
-    function: Function[..., object]
-    param: bytes
-    tags: str
-
-
-class Execution(Calls):
+class Execution(Code):
     """One run of one promise's function."""
 
-    __slots__ = (
-        "_abandoned", "_body", "_canceling", "_child", "_reason", "_started", "_task", "_tasks", "function", "param",
-        "tags",
-    )  # fmt: skip
+    __slots__ = ("_abandoned", "_again", "_canceling", "_child", "_reason", "_started")
 
     def __init__(self, held: Held, id: str, invocation: Invocation, child: Child | None) -> None:
-        super().__init__(held, id, held.timeout_at if child is None else child.timeout_at)
+        super().__init__(held, id, invocation, held.timeout_at if child is None else child.timeout_at)
         self._child = child  # what it runs for; None: the task's own promise
-        self.function, self.param, self.tags = invocation
-        self._tasks: set[asyncio.Task[object]] | None = None
-        self._task: BranchTask[None] | None = None
-        self._body: Body | None = None
         self._reason: bytes | None = None
         self._started = False
         self._canceling = False
         self._abandoned = False
+        self._again: Again | None = None  # what `again` has given, in this attempt
 
     def start(self, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         """Begin to run, with the next turn of the asyncio loop."""
         self.held.running[self.id] = self
-        if (recorded := self.held.history.get(ids.cut(self.id))) is not None:
-            self.cut = Cut(self, None, self._decision(recorded.id, CUT).known)
-        here, loop = Branch(self, ids.places(self.id)), asyncio.get_running_loop()
+        if self.held.history:
+            self.recall_cuts()
+        here, loop = Branch(self, ids.places(self.at)), asyncio.get_running_loop()
         # A child's context is a copy of its parent's, a task's own one of the EventLoop's.
         context = self.held.host.context.copy() if self._child is None else None
-        self._task = branch.task(self._run(args, kwargs), here, loop, name=self.id, context=context)
+        run: Coroutine[object, object, object] = self._run(args, kwargs)
+        self._task = branch.task(run, here, loop, name=self.id, context=context)
+        self.slot = self.held.host.slots.ask(self, kept=self._child is None)
+        if self.slot is not None:
+            self._task.add_done_callback(self.slot.leave)
 
     def run_child(
         self, child: Child, function: Function[..., object], args: tuple[object, ...], kwargs: dict[str, object]
     ) -> None:
-        invocation = Invocation(function, child.param, child.tags)
-        Execution(self.held, child.promise.id, invocation, child).start(args, kwargs)
+        param, args, kwargs = latest(child, function, args, kwargs)
+        Execution(self.held, child.promise.id, Invocation(function, param, child.tags), child).start(args, kwargs)
 
-    def adopt(self, task: asyncio.Task[object]) -> None:
-        if self._tasks is None:
-            self._tasks = set()
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def again(self, function: Function[..., object], args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        self.held.check()
+        check_same(function, self.function)
+        promise = self.held.promise if self._child is None else self._child.promise
+        self._again = Again(self.held, promise, function, args, kwargs)
+        return self._again
 
     def check(self) -> None:
         self.held.check()
         if self._abandoned:
             raise LeaseLost(f"promise {self.id!r} is settled")
-
-    def tasks(self) -> list[asyncio.Task[object]]:
-        return [task for task in (self._task, *(self._tasks or ())) if task is not None and not task.done()]
 
     # -- from outside
 
@@ -92,8 +81,8 @@ class Execution(Calls):
             return
         self.cut = Cut(self, reason)
         if self._started:
-            self.cut.approach()
-        elif not self.is_behind():  # its code has never run and never will, so it cannot settle itself
+            self.turns.stir()
+        elif self.id not in self.held.recorded:  # its code has never run and never will, so it cannot settle itself
             self.interrupt()
             self.held.running.pop(self.id, None)
             self._settle(State.CANCELED, reason, None)
@@ -105,11 +94,13 @@ class Execution(Calls):
             self._hand_on()
         if self.cut is not None:
             self.cut.drop()
+        if self._turns is not None:
+            self._turns.flush()
         if not self._started:
             self.held.running.pop(self.id, None)
-        for task in self.tasks():
+        for task in self.parts():
             if task is not asyncio.current_task():
-                task.cancel()
+                task.cut()
 
     def overrule(self) -> None:
         """Its promise is settled already: stop running, and end what it made, which the store may not know of yet."""
@@ -120,36 +111,15 @@ class Execution(Calls):
 
     def _hand_on(self) -> None:
         """Its task is no more here: its cancel goes on elsewhere, and its children are as anybody's from now on."""
-        if not self.held.promise.done():
+        if not (self.held.is_settled or self.held.promise.done()):
             if self.cut is not None and not (self.cut.came or self.cut.recorded):
                 self.unwritten = self.cut.value()
             self.record_cut()
         for child in self.children.values():
             self.held.host.handlers.hand_on(child.promise, child, self.held)
 
-    # -- as its cut sees it
-
-    def is_still(self) -> bool:
-        """Whether it can only go on when a promise settles that it waits for, and nothing is on its way to it."""
-        if self._body is not None:
-            return True  # a thread looks by itself whether it is canceled, when it waits
-        tasks = self.tasks()
-        return len(tasks) == 1 and not self.on_the_way and self.held.host.handlers.waits(tasks[0], self.children) == 1
-
-    def is_stuck(self) -> bool:
-        """Whether each of its asyncio tasks waits for a promise that it has made."""
-        tasks, waits = self.tasks(), self.held.host.handlers.waits
-        # A body that awaits no promise waits for the tasks that it has made, if it has made any.
-        return all(waits(task, self.children) for task in (tasks[1:] or tasks))
-
-    def is_behind(self) -> bool:
-        """Whether there is something on record of it that it has not come to."""
-        below = ids.places(self.id)
-        return any(id.startswith(below) for id in self.held.history)
-
-    def undelivered(self) -> list[str]:
-        """Ids of its pending children."""
-        return list(self.children)
+    def is_over(self) -> bool:
+        return self._abandoned or self.held.signal is not None
 
     def interrupt(self) -> None:
         """Raise CancelledError in its code, at its next await."""
@@ -162,12 +132,14 @@ class Execution(Calls):
         if self._body is not None:
             self._body.interrupt()
         elif self._task is not None:
-            self._task.cancel()
+            self._task.cut()
 
     # -- the run
 
     async def _run(self, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         held = self.held
+        if self.slot is not None:
+            await self.slot.begin()
         self._started = True
         value: object = None
         raw: bytes | None
@@ -175,8 +147,8 @@ class Execution(Calls):
             if held.barrier is not None and not held.barrier.done():
                 await asyncio.shield(held.barrier)
             if self.cut is not None:
-                self.cut.approach()
-            direct, failed = not self.function.threaded and ids.retry(self.id, 1) not in held.history, None
+                self.turns.stir()
+            direct, failed = self.function.direct and ids.retry(self.at, 1) not in held.history, None
             try:
                 try:
                     if direct:
@@ -186,13 +158,20 @@ class Execution(Calls):
                 if failed is not None or not direct:  # not in the handler: the next error has another reason
                     value = await attempts(self, args, kwargs, failed)
             finally:
-                if self.cut is not None:
-                    self.cut.let_go()
+                if self.cut is not None and not self.cut.came:
+                    self.cut.drop()
+                    self.turns.stir()
+            if self._again is not None and not isinstance(value, Again):
+                raise RuntimeError(f"{self.function.name}.again() was called and not returned: say `return` before it")
             if isinstance(value, Promise):
                 value = await self._linked(value)
+            if not isinstance(value, Again):  # as it is now: what is left of the code may change it as it ends
+                raw, value = codec.encode_result(value, self.function.result, held.host.max_payload)
             if self.children or self._tasks or self.failed:
                 await self._finish()
-            raw, value = codec.encode_result(value, self.function.result, held.host.max_payload)
+            self.check_complete(self.function.fn)
+            if isinstance(value, Again):
+                await self._written(value)
             state = State.RESOLVED
         except (Suspended, LeaseLost):
             return
@@ -212,24 +191,19 @@ class Execution(Calls):
         finally:
             self._task = None
             held.running.pop(self.id, None)
-        self._settle(state, raw, value)
-
-    async def call(self, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
-        """Run the function once."""
-        if not self.function.threaded:
-            return await self.function.fn(*args, **kwargs)
-        at = self._task.branch if self._task is not None else Branch(self, ids.places(self.id))
-        self._body = Body(self, self, at, self.held.host.seats)
-        try:
-            return await self._body.run(self.function.fn, args, kwargs)
-        finally:
-            self._body = None
+        if isinstance(value, Again) and state is State.RESOLVED:
+            invocation = Invocation(self.function, value.param, self.tags)
+            Execution(held, self.id, invocation, self._child).start(value.args, value.kwargs)
+        else:
+            self._settle(state, raw, value)
 
     async def begin_again(self, prefix: str) -> None:
         """What the last attempt has left behind ends; the next one invokes at places that begin with `prefix`."""
         await _cancel([task for task in self._tasks or () if not task.done()])
         if self._task is not None:
             self._task.branch = Branch(self, prefix)
+        self.forget_shared()
+        self._again = None
 
     def is_ending(self) -> bool:
         """Whether it ends in any case: canceled, or gone from here."""
@@ -246,12 +220,25 @@ class Execution(Calls):
             raise asyncio.CancelledError
         return promise.result()
 
+    async def _written(self, again: Again) -> None:
+        """This run is followed by another one, unless it is canceled: a cancel is for all that would come."""
+        if self._turns is not None:
+            self._turns.flush()
+        if self.cut is None:
+            await again.written(self.children.values())
+        if self.cut is not None:  # one that has come meanwhile too
+            self.cut.drop()
+            self._canceling, self._reason = True, self.cut.reason
+            raise asyncio.CancelledError
+
     async def _finish(self) -> None:
         """The body has returned: its tasks end, its children are waited for; a failure that nobody heard is raised."""
         await _cancel([task for task in self._tasks or () if not task.done()])
         while pending := [c for c in self.children.values() if (c.local or c.target) and not c.promise.done()]:
             # The await of these was cut short and nobody is left to hear them.
             cut = [c for c in pending if c.promise.heard and not self.held.host.handlers.is_awaited(c.promise)]
+            if cut:
+                self.record_cut()  # that they are canceled follows from where their awaits were cut short
             await _cancel_children(cut)
             for child in pending:
                 await child.promise.settlement()
@@ -269,9 +256,8 @@ class Execution(Calls):
             # Somebody ends this asyncio loop's tasks, as asyncio.run does at its end: that settles nothing.
             self.held.drop(Suspended(f"{self.id} was interrupted"))
             return False
-        if task is not None:
-            while task.cancelling():
-                task.uncancel()
+        while task is not None and task.cancelling():
+            task.uncancel()
         return await self._cleaned_up()
 
     async def _cleaned_up(self) -> bool:
@@ -288,7 +274,7 @@ class Execution(Calls):
 
     def _forsake(self) -> None:
         """It ends early: what an earlier run of it has made and this one has not come to ends first."""
-        below, history = ids.places(self.id), self.held.history
+        below, history = ids.places(self.at), self.held.history
         for id in sorted(id for id in history if id.startswith(below)):
             record = history.pop(id)
             if record.state is State.PENDING and (record.function or record.timer):
@@ -300,15 +286,21 @@ class Execution(Calls):
             return
         if state is not State.RESOLVED and held.history:
             self._forsake()
-        for child in self.children.values():  # timers, and what somebody outside settles
-            held.host.handlers.hand_on(child.promise, child, self)
+        if self._turns is not None:
+            self._turns.flush()
+        for child in list(self.children.values()):  # timers, and what somebody outside settles
+            if child.timer:
+                child.stop()
+            else:
+                held.host.handlers.hand_on(child.promise, child, self)
+        held.runs.pop(self.id, None)
         if self._child is not None:
             self._child.settle(state, raw, value)
         else:
             held.host.journal.write(Fulfill(held, state, raw, value))
 
 
-async def _cancel(tasks: list[asyncio.Task[object]]) -> None:
+async def _cancel(tasks: Sequence[asyncio.Task[object]]) -> None:
     for task in tasks:
         task.cancel()
     if tasks:

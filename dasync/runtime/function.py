@@ -54,6 +54,21 @@ class Options:
     detached: bool = False
 
 
+# What the clock, or something outside, has decided is a child as well, under one of these names.
+NOW, CUT, ALL, ANY, RACE = "dasync.now", "dasync.cut", "dasync.all", "dasync.any", "dasync.race"
+SHARED = "dasync.shared"
+WAIT, NEXT, PATCHED = "dasync.wait", "dasync.as_completed", "dasync.patched"
+SLEEP, RETRY, ALARM = "dasync.sleep", "dasync.retry", "dasync.alarm"  # timers
+DECISIONS = frozenset({NOW, CUT, SHARED, ALL, ANY, RACE, WAIT, NEXT, PATCHED})
+
+
+class Alarm(Protocol):
+    """A timer of an execution, as whoever has set it holds it."""
+
+    def stop(self) -> None:
+        """It is not needed any more."""
+
+
 class Decision(Protocol):
     """What the clock decides once and a replay goes by."""
 
@@ -111,28 +126,48 @@ class Caller(Protocol):
     def seed(self, at: Branch) -> bytes:
         """Where the next random stream of that branch starts."""
 
-    def decision(self, at: Branch, kind: str) -> Decision:
-        """The next decision made there."""
+    def decision(self, at: Branch, kind: str, among: int | None = None) -> Decision:
+        """The next decision made there, among so many promises."""
 
-    def recorded(self, at: Branch, kind: str) -> object:
-        """What an earlier run decided next there, where that was of this kind; else None, and no place is taken."""
+    def patched(self, at: Branch, name: str) -> bool:
+        """Whether it has come to that change of its code for the first time with the changed code."""
+
+    def again(self, function: Function[..., object], args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        """What this execution returns to start over with those arguments."""
 
     def cancel_child(self, promise: Promise[object]) -> None:
         """Cancel a promise, if it is a child of this execution."""
+
+    def alarm(self, at: Branch, delay_s: float, ring: Callable[[], None]) -> Alarm:
+        """Call `ring` after that time, in its turn."""
 
 
 class Function(Generic[P, R_co]):
     """A function that can be invoked durably: calling it gives a `Promise`. Made by `function` and `remote`."""
 
     def __init__(
-        self, fn: Callable[..., object] | None, *, name: str, version: int, options: Options, declared: bool = False
+        self,
+        fn: Callable[..., object] | None,
+        *,
+        name: str,
+        version: int,
+        options: Options,
+        declared: bool = False,
+        concurrency: int | None = None,
+        process: bool = False,
     ) -> None:
         self.name = name
         self.version = version
         self.fn = cast("Callable[P, Coroutine[object, object, R_co]]", fn)
         """The function as written, for unit tests."""
         self.threaded = fn is not None and not inspect.iscoroutinefunction(fn)
-        """It is no `async def`: it runs in a worker thread."""
+        """It is no `async def`: it runs in a worker thread, or in a process of the pool."""
+        self.direct = not self.threaded
+        """It is awaited as it is, on the asyncio loop."""
+        self.process = process
+        """It runs in a process of the pool."""
+        self.concurrency = concurrency
+        """How many of its executions run at a time in one process; None: as many as there are."""
         self.declared = declared
         """Declared here, implemented elsewhere: its body never runs in this process."""
         self.configured = options
@@ -197,6 +232,42 @@ class Function(Generic[P, R_co]):
         )
         return self.adopting(configured)
 
+    def again(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Start over: `return f.again(...)` in `f` ends this run and begins the next one, with an empty history.
+
+        The promise stays the same, with its id, deadline, tags and whoever awaits it; it gets the value of the run that
+        returns one. What this run has made is waited for as at any end, and then removed from the store. What it has
+        let go of (detached, or under an id) stays. A run that was canceled does not start over.
+
+        Raises `TypeError` for wrong arguments and for another function than the one that runs, `RuntimeError` outside
+        of a run of `f`.
+
+        Example:
+            >>> import dasync
+            >>> @dasync.function
+            ... async def halve(n: int) -> int:
+            ...     return n // 2
+            >>> @dasync.function
+            ... async def steps(n: int, taken: int = 0) -> int:
+            ...     if n <= 1:
+            ...         return taken
+            ...     return steps.again(await halve(n), taken + 1)
+            >>> async def main() -> int:
+            ...     return await steps(1_000_000)
+            >>> dasync.run(main)
+            19
+        """
+        try:
+            at = here()
+        except NoEventLoop:
+            at = None
+        if at is None:
+            raise RuntimeError(
+                f"{self.name}.again() was called outside of a run of {self.name!r}: in its body, `return"
+                f" {self.name}.again(...)` starts it over; to invoke it, call it"
+            )
+        return cast("R_co", caller(at).again(cast("Function[..., object]", self), args, kwargs))
+
     def adopting(self, options: Options) -> Function[P, R_co]:
         """A copy that invokes with exactly these options."""
         copy = object.__new__(type(self))
@@ -218,7 +289,7 @@ class Function(Generic[P, R_co]):
     def shape(self) -> codec.CallShape:
         """How its calls are encoded. Annotations are read at the first use, when all that they name exists."""
         if self._shape is None:
-            hints, parameters = _hints(self.fn), self._signature.parameters.values() if self._signature else ()
+            hints, parameters = hints_of(self.fn), self._signature.parameters.values() if self._signature else ()
             variable = {p.kind: hints.get(p.name, object) for p in parameters}
             self._shape = codec.CallShape(
                 tuple(
@@ -250,10 +321,18 @@ def here() -> Branch | None:
     except RuntimeError:
         if (body := branch.body()) is not None:
             return body.branch
+        if (confined := branch.confined()) is not None:
+            raise NoEventLoop(
+                f"{confined!r} runs in a process of the pool (process=True), where nothing durable can be invoked: let"
+                " who invokes it invoke the rest too; or leave process=True out, and it runs in a thread, where it may"
+            ) from None
+        _check_no_handler()
         raise NoEventLoop(
             "a dasync function was invoked outside asyncio: invoke it in a coroutine, under dasync.run(main) or"
             " `async with dasync.EventLoop(...)`; its body as written is f.fn"
         ) from None
+    if at is None:
+        _check_no_handler()
     if at is None and branch.body() is not None:
         raise NoEventLoop(
             "a dasync function was invoked under asyncio.run in a function that is not `async def`: that asyncio loop"
@@ -265,6 +344,14 @@ def here() -> Branch | None:
             " such a call has no place in the program; invoke it in the function or in an asyncio task made there"
         )
     return at
+
+
+def _check_no_handler() -> None:
+    if name := branch.handler.get():
+        raise NoEventLoop(
+            f"the handler of {name!r} has invoked something durable: it runs for many executions at once and belongs to"
+            f" none, so no replay would find that again; invoke it beside {name!r}, in the function that awaits that"
+        )
 
 
 def caller(at: Branch) -> Caller:
@@ -340,7 +427,7 @@ def _positional_only_count(signature: inspect.Signature | None) -> range | None:
     return range(needed, len(parameters) + 1)
 
 
-def _hints(fn: Callable[..., object] | None) -> dict[str, object]:
+def hints_of(fn: Callable[..., object] | None) -> dict[str, object]:
     """Its annotations, evaluated; one that names what does not exist is an error with the function's name.
 
     In a function that is local to another one, names of that other one are known only where the body uses them too;

@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import ChainMap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import cast
 from weakref import WeakValueDictionary
 
 from dasync.core import codec, failure
-from dasync.core.model import State
+from dasync.core.model import PromiseRecord, State
 from dasync.core.protocol import Command, PromiseCancel, PromiseGet, PromiseSettle, Reply
 from dasync.errors import NoEventLoop, PromiseConflict, PromiseNotFound
 from dasync.runtime import branch
@@ -63,21 +63,35 @@ class Handlers:
         waiter.among = among
         if self.error is not None and waiter.held is None:
             waiter.set_exception(self.error)
+        elif waiter.sharer is not None and not promise.known:
+            waiter.sharer.expects(promise)
+        elif waiter.sharer is not None and promise.done():  # others know it already
+            self._resume(promise)
         return waiter
 
-    def return_(
-        self, promise: Promise[object], state: State, raw: bytes | None, value: object = UNREAD
-    ) -> None:
-        """Return: the promise is settled, durably; whoever awaits it is resumed."""
+    def return_(self, promise: Promise[object], record: PromiseRecord, value: object = UNREAD) -> None:
+        """Return: the promise is settled, durably; whoever awaits it is resumed.
+
+        Where an execution here has made it, that is when its turn has come there.
+        """
+        if promise.done():
+            return
+        tracked = self.pending.get(promise.id, promise)
+        if any(watcher.takes(record, value) for watcher in tracked.watchers):
+            return
+        self.deliver(promise, record, value)
+
+    def deliver(self, promise: Promise[object], record: PromiseRecord, value: object = UNREAD) -> None:
+        """The promise is settled for everybody here: tell them."""
         if promise.done():
             return
         tracked = self.pending.pop(promise.id, promise)
         if ":" not in promise.id:
             self._settled[promise.id] = promise
-        promise.settle(state, raw, value)
+        promise.settle(record, value)
         for handle in (tracked, *self._twins.pop(promise.id, ())):
             if not handle.done():
-                handle.settle(state, raw, value)
+                handle.settle(record, value)
         self._resume(promise)
 
     # -- what else promises and executions need
@@ -90,9 +104,9 @@ class Handlers:
         """Whether anybody in this process waits for it now."""
         return promise.id in self.awaiters
 
-    def waits(self, task: asyncio.Task[object], ids: Iterable[str]) -> int:
-        """How many of those promises an asyncio task of an execution waits for."""
-        return self.awaiters.waits(task, ids)
+    def waits(self, name: str, id: str) -> bool:
+        """Whether the execution of that name waits for that promise."""
+        return self.awaiters.has(id, name)
 
     def refuse(self, promise: Promise[object], error: BaseException) -> None:
         """It cannot be had: tell who awaits it. Nothing is settled."""
@@ -107,6 +121,11 @@ class Handlers:
             self._twins[promise.id] = twins
         promise.refuse(error)
         self._resume(promise)  # another handle of the same id finds itself pending still and waits on
+
+    def gone(self, id: str) -> None:
+        """The store holds no promise of that id any more: tell whoever waits for it here."""
+        while (promise := self.pending.get(id)) is not None:
+            self.refuse(promise, PromiseNotFound(f"promise {id!r} is gone: what has made it has started over"))
 
     def track(self, promise: Promise[object]) -> None:
         """From now on it is among the loop's promises; a handle that was there before hears of it too."""
@@ -174,7 +193,7 @@ class Handlers:
         settled = (await self._journal.ask(PromiseSettle(promise.id, state, raw), keep=patient)).promise
         if settled is None:
             raise PromiseNotFound(f"the store holds no promise {promise.id!r}")
-        self.return_(promise, settled.state, settled.value)
+        self.return_(promise, settled)
         same = settled.value == raw or (state is State.REJECTED and failure.alike(settled.value or b"", raw))
         if settled.state is not state or not same:
             raise PromiseConflict(f"promise {promise.id!r} is {settled.state.value} already, with another outcome")
@@ -189,7 +208,11 @@ class Handlers:
 
     def _resume(self, promise: Promise[object]) -> None:
         for waiter in self.awaiters.pop(promise.id):
-            if not waiter.done():
+            if waiter.done():
+                continue
+            if waiter.sharer is not None and not promise.refused:
+                waiter.sharer.share(promise.id, promise.turn, waiter)
+            else:
                 waiter.set_result(None)
 
     # -- its life, and what can be seen of it
@@ -246,7 +269,7 @@ class Cancel:
         if reply.promise is None:
             self._handlers.refuse(self._promise, PromiseNotFound(f"the store holds no promise {self._promise.id!r}"))
         else:
-            self._handlers.return_(self._promise, reply.promise.state, reply.promise.value)
+            self._handlers.return_(self._promise, reply.promise)
 
     def failed(self, error: BaseException, *, final: bool) -> bool:
         return final

@@ -7,19 +7,41 @@ ends them when the claim is gone. It says what must be written; the journal writ
 from __future__ import annotations
 
 import asyncio
+import logging
+import shlex
+from collections.abc import Sequence
 from contextvars import Context
 from hashlib import sha256
 from typing import Protocol
 
+from dasync.core import codec, ids
 from dasync.core.model import PromiseRecord, State
-from dasync.core.protocol import Acquired, Claim, Command, PromiseGet, Reply, TaskHalt
-from dasync.errors import LeaseLost, NonDeterminismError
+from dasync.core.protocol import (
+    AGAIN,
+    POISON,
+    POISONED_POOL,
+    Acquired,
+    Claim,
+    Command,
+    PromiseGet,
+    Reply,
+    TaskHalt,
+    cut_reason,
+)
+from dasync.errors import LeaseLost, NonDeterminismError, Poisoned
 from dasync.ports import Clock
+from dasync.runtime.batches import Batches
+from dasync.runtime.function import ALARM, DECISIONS, PATCHED
 from dasync.runtime.function import Host as Invoker
 from dasync.runtime.journal import Journal
+from dasync.runtime.lease import Lease
 from dasync.runtime.policy import Retry
+from dasync.runtime.pool import Crashed, Pool
 from dasync.runtime.promise import Promise, Tracker
+from dasync.runtime.slots import Slots
 from dasync.runtime.threads import Seats
+
+_log = logging.getLogger("dasync")
 
 
 class Host(Protocol):
@@ -27,6 +49,7 @@ class Host(Protocol):
 
     clock: Clock
     journal: Journal
+    lease: Lease
     max_payload: int
     context: Context
     """The context variables that executions begin with."""
@@ -34,6 +57,12 @@ class Host(Protocol):
     """The policy of functions that have none of their own."""
     seats: Seats
     """Where functions run that are not `async def`."""
+    batches: Batches
+    """Where items of batched functions meet."""
+    slots: Slots
+    """How many of a function run at a time."""
+    pool: Pool
+    """The processes of functions with `process=True`."""
 
     @property
     def handlers(self) -> Tracker:
@@ -72,29 +101,55 @@ class Running(Protocol):
     def cancel(self, reason: bytes | None) -> None:
         """End it as canceled."""
 
-    def tasks(self) -> list[asyncio.Task[object]]:
+    def parts(self) -> Sequence[asyncio.Task[object]]:
         """The asyncio tasks that it consists of, its body's first."""
+
+    def takes_more(self) -> bool:
+        """Whether an outcome that is settled already is still to be taken."""
+
+    def alarms(self) -> list[str]:
+        """The timers that its code has set by asyncio's means, and that have not rung."""
 
 
 class Held:
     """One acquired task, from the acquire to its end here."""
 
     __slots__ = (
-        "barrier", "blocked", "claim", "diverged", "history", "host", "id", "promise", "running", "seed",
-        "signal", "timeout_at",
+        "barrier", "blocked", "claim", "diverged", "history", "host", "id", "is_settled", "lease", "mark", "patches",
+        "promise", "recorded", "running", "runs", "seed", "signal", "suspect", "timeout_at",
     )  # fmt: skip
 
     def __init__(self, host: Host, acquired: Acquired, promise: Promise[object]) -> None:
         task = acquired.task
         self.host = host
         self.id = task.id
+        self.lease = host.lease
+        self.mark = ids.mark(task.id)
         self.claim = Claim(task.id, task.version, host.process)
         self.promise = promise
         self.seed = task.seed
+        self.suspect = task.crashes > 0
+        """The last process that ran it has ended meanwhile."""
         self.timeout_at = acquired.promise.timeout_at
         self.history: dict[str, PromiseRecord] = {record.id: record for record in acquired.preload}
         """What is recorded of earlier runs and has not been reached again."""
+        self.recorded: dict[str, list[PromiseRecord]] = {}
+        """The same by the execution that made it, but for decisions, as it was at the beginning."""
+        self.patches: set[tuple[str, str]] = set()
+        """The executions that have come to a change of their code with the changed code, and the name of the change."""
+        self.runs: dict[str, PromiseRecord] = {}
+        """What keeps the arguments of the latest run, by the promise whose execution has started over."""
+        for record in acquired.preload:
+            stopped = record.function == ALARM and record.state is State.CANCELED
+            if record.function == AGAIN:
+                self.runs[ids.parent_of(record.id) or ""] = record
+            elif not stopped and record.function not in DECISIONS:
+                self.recorded.setdefault(ids.parent_of(record.id) or "", []).append(record)
+            elif record.function == PATCHED and record.value is not None:
+                self.patches.add((ids.parent_of(record.id) or "", str(codec.decode(record.value))))
         self.running: dict[str, Running] = {}
+        self.is_settled = False
+        """Whether its own promise is settled, which those who wait for it may hear of later."""
         self.blocked = 0
         """How many promises that are settled elsewhere its executions wait for now."""
         self.barrier: asyncio.Future[None] | None = None
@@ -102,6 +157,11 @@ class Held:
         self.signal: BaseException | None = None
         """Set once the task is gone: every further durable operation raises it."""
         self.diverged: NonDeterminismError | None = None
+
+    def hear(self, record: PromiseRecord) -> None:
+        """What an earlier run has made and this one may not have come to is settled."""
+        if record.id in self.history:
+            self.history[record.id] = record
 
     def block(self) -> None:
         """One more of its executions waits for what is settled elsewhere."""
@@ -126,18 +186,28 @@ class Held:
         """A replay came to something else than was recorded: nothing is settled, and nobody tries again by himself."""
         if self.diverged is None:
             self.diverged = error
-            asyncio.get_running_loop().call_soon(self._halt, error)
+            asyncio.get_running_loop().call_soon(self._halt, error, str(error))
 
-    def _halt(self, error: NonDeterminismError) -> None:
+    def poison(self, id: str, function: str, crashed: Crashed) -> None:
+        """The code of one of its executions has ended its process, and again: nothing is settled."""
+        reason = POISONED_POOL.format(crashes=crashed.crashes, function=function, id=id, last=crashed.last)
+        self._halt(halted(self.id, reason), reason)
+
+    def _halt(self, error: NonDeterminismError | Poisoned, reason: str) -> None:
         if self.signal is None:
-            self.host.journal.ask(TaskHalt(self.id), keep=True)
+            _log.error("%s; `dasync show %s` tells more", str(error).partition("\n")[0], self.id)
+            self.host.journal.ask(TaskHalt(self.id, cut_reason(reason)), keep=True)
             self._unwatch()
             if not self.promise.watchers:  # else an execution here invoked it: it waits, as for a task elsewhere
                 self.host.handlers.refuse(self.promise, error)
-            self.drop(LeaseLost(f"{self.id} has diverged"))
+            self.drop(LeaseLost(f"{self.id} is halted"))
+
+    def takes(self, record: PromiseRecord, value: object) -> bool:
+        return False
 
     def settled(self) -> None:
         """The task's own promise is settled: by its execution, or over its head."""
+        self.is_settled = True
         self.drop(LeaseLost(f"promise {self.id!r} is settled"))
 
     def cancel(self, reason: bytes | None) -> bool:
@@ -146,6 +216,11 @@ class Held:
         if execution is not None:
             execution.cancel(reason)
         return True
+
+    def run_of(self, id: str) -> int:
+        """How often the execution of a promise has started over."""
+        kept = self.runs.get(id)
+        return 0 if kept is None else kept.version
 
     def random_seed(self, name: str) -> bytes:
         """Where the random stream of that name starts."""
@@ -171,32 +246,37 @@ class Held:
 class Deadline:
     """An entry: look at a promise whose deadline has come; the store gives the verdict."""
 
-    __slots__ = ("_host", "_promise")
+    __slots__ = ("_claim", "_host", "_promise")
 
-    def __init__(self, host: Host, promise: Promise[object]) -> None:
+    def __init__(self, host: Host, promise: Promise[object], claim: Claim | None = None) -> None:
         self._host = host
         self._promise = promise
+        self._claim = claim
+        """That of the task that has made the promise, if it runs here: its verdict is no news to it then."""
 
     @property
     def needed(self) -> bool:
         """Whether the promise is still waited for."""
-        return not self._promise.done()
+        return not (self._promise.done() or self._promise.refused)
 
     def command(self) -> Command:
-        return PromiseGet(self._promise.id)
+        return PromiseGet(self._promise.id, self._claim)
 
     def replied(self, reply: Reply) -> None:
         record = reply.promise
         if record is not None and record.state is not State.PENDING:
-            self._host.handlers.return_(self._promise, record.state, record.value)
+            self._host.handlers.return_(self._promise, record)
 
     def failed(self, error: BaseException, *, final: bool) -> bool:
         return final
 
 
-def halted(id: str) -> str:
-    """What to do about a halted task."""
-    return (
+def halted(id: str, reason: str) -> NonDeterminismError | Poisoned:
+    """What is told of a halted task: what to do, then why it was halted."""
+    if reason.startswith(POISON):
+        return Poisoned(f"the task of {id!r} is halted, {reason} with `dasync resume {shlex.quote(id)}`")
+    what = (
         f"the task of {id!r} is halted: the code that ran it did not fit what is recorded. Nothing is lost: correct"
-        f" the code, then let it go on with `dasync resume {id}`"
+        f" the code, then let it go on with `dasync resume {shlex.quote(id)}`"
     )
+    return NonDeterminismError(f"{what}\n{reason}" if reason else what, execution=id, id=id)

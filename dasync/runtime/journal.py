@@ -15,7 +15,8 @@ from typing import Protocol
 
 from dasync.core.protocol import Command, Reply
 from dasync.errors import InvariantViolated, StoreError, StoreUnavailable
-from dasync.ports import Clock, Ring, Store
+from dasync.ports import Bell, Clock, Store
+from dasync.system import call_later
 
 MAX_BATCH = 1_000  # commands in one transaction: bounds how long others wait for the store
 WRITE_BEHIND_S = 0.05  # how long a record that nobody waits for may stay unwritten
@@ -36,20 +37,32 @@ class Entry(Protocol):
         """The store did not take it. True: forget it; False: try again. After a final one there is no trying again."""
 
 
+class Companion(Entry, Protocol):
+    """Something that goes along with every batch, as its last."""
+
+    def is_wanted(self) -> bool:
+        """Whether it does now."""
+
+
 class Question:
     """An entry whose reply somebody awaits."""
 
-    __slots__ = ("_command", "_keep", "reply")
+    __slots__ = ("_command", "_keep", "_then", "reply")
 
-    def __init__(self, command: Command, reply: asyncio.Future[Reply], *, keep: bool) -> None:
+    def __init__(
+        self, command: Command, reply: asyncio.Future[Reply], *, keep: bool, then: Callable[[Reply], None] | None
+    ) -> None:
         self._command = command
         self._keep = keep
+        self._then = then
         self.reply = reply
 
     def command(self) -> Command:
         return self._command
 
     def replied(self, reply: Reply) -> None:
+        if self._then is not None:
+            self._then(reply)
         if not self.reply.done():
             self.reply.set_result(reply)
 
@@ -62,24 +75,6 @@ class Question:
         return True
 
 
-class Acknowledgement:
-    """An entry whose reply nobody needs."""
-
-    __slots__ = ("_command",)
-
-    def __init__(self, command: Command) -> None:
-        self._command = command
-
-    def command(self) -> Command:
-        return self._command
-
-    def replied(self, reply: Reply) -> None:
-        """Nobody asked."""
-
-    def failed(self, error: BaseException, *, final: bool) -> bool:
-        return True
-
-
 class Journal:
     """The one way of this process to its store."""
 
@@ -88,7 +83,7 @@ class Journal:
         store: Store,
         clock: Clock,
         *,
-        ring: Callable[[Mapping[str, Ring]], None],
+        ring: Callable[[Mapping[str, Bell]], None],
         unavailable: Callable[[StoreUnavailable], None],
         broken: Callable[[BaseException], None],
     ) -> None:
@@ -105,6 +100,10 @@ class Journal:
         self._task: asyncio.Task[None] | None = None
         self._closing = False
         self._quiet = asyncio.Event()  # nothing is being written
+        self._under_way = False
+        self._later: list[Callable[[], None]] = []
+        self.companion: Companion | None = None
+        """What goes along with every batch."""
         self.batches = 0
         self.commands = 0
 
@@ -135,13 +134,25 @@ class Journal:
         if self._error is not None:
             self.urge()
         elif self._behind is None and not self._urgent:
-            self._behind = asyncio.get_running_loop().call_later(WRITE_BEHIND_S, self.urge)
+            self._behind = call_later(asyncio.get_running_loop(), WRITE_BEHIND_S, self.urge)
 
-    def ask(self, command: Command, *, keep: bool = False) -> asyncio.Future[Reply]:
-        """Write `command`; the future gives its reply or a `StoreError`. With `keep` it outlasts an outage."""
-        question = Question(command, asyncio.get_running_loop().create_future(), keep=keep)
+    def ask(
+        self, command: Command, *, keep: bool = False, then: Callable[[Reply], None] | None = None
+    ) -> asyncio.Future[Reply]:
+        """Write `command`; the future gives its reply or a `StoreError`. With `keep` it outlasts an outage.
+
+        `then` is called with the reply before anything else happens, as whoever awaits the future is not.
+        """
+        question = Question(command, asyncio.get_running_loop().create_future(), keep=keep, then=then)
         self.write(question)
         return question.reply
+
+    def after(self, then: Callable[[], None]) -> None:
+        """Call `then` when no batch is under way: now, or as soon as the replies of this one are in."""
+        if self._under_way:
+            self._later.append(then)
+        else:
+            then()
 
     def urge(self) -> None:
         """Write what is queued without delay."""
@@ -153,6 +164,7 @@ class Journal:
             self._behind.cancel()
             self._behind = None
         if self._wake is not None and not self._wake.done():
+            self._quiet.clear()  # from now on, not from when it begins: who waits for the end of it asks before that
             self._wake.set_result(None)
 
     # -- the writer
@@ -165,12 +177,11 @@ class Journal:
                     self._wake = loop.create_future()
                     self._quiet.set()
                     await self._wake
-                    self._quiet.clear()
                 self._wake = None
                 self._urgent = False
                 while self._queue:
                     # Not by a name here: while nothing is to be written, that would keep what the last batch settled.
-                    await self._commit([self._queue.popleft() for _ in range(min(len(self._queue), MAX_BATCH))])
+                    await self._commit(self._next())
         except (Exception, InvariantViolated) as cause:
             # Nothing more is written: the store is damaged, or we are.
             error: BaseException = cause
@@ -182,7 +193,21 @@ class Journal:
             self._fail_all(error)
             self._broken(error)
 
+    def _next(self) -> list[Entry]:
+        batch = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_BATCH))]
+        if self.companion is not None and self.companion.is_wanted() and self.companion not in batch:
+            batch.append(self.companion)
+        return batch
+
     async def _commit(self, batch: list[Entry]) -> None:
+        self._under_way = True
+        await self._transact(batch)
+        self._under_way = False
+        later, self._later = self._later, []
+        for then in later:
+            then()
+
+    async def _transact(self, batch: list[Entry]) -> None:
         commands = [entry.command() for entry in batch]
         pause = RETRY_FIRST_S
         while batch:

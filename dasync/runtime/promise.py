@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Generator, Iterable
-from typing import Generic, NoReturn, Protocol, TypeVar, cast
+from abc import ABCMeta
+from collections.abc import Coroutine, Generator
+from typing import NoReturn, Protocol, TypeVar, cast
+from zlib import crc32
 
 from dasync.core import codec, ids
-from dasync.core.model import State
+from dasync.core.model import PromiseRecord, State
 from dasync.errors import DecodeError, PromiseCanceled, PromiseTimedOut
 from dasync.runtime import branch
 
 T_co = TypeVar("T_co", covariant=True)
 _log = logging.getLogger("dasync")
 UNREAD = object()  # a value that is not decoded yet
+_INNER = {
+    "annotation", "arrived", "birth", "expect", "heard", "known", "maker", "mark_stored", "raw", "refuse", "refused",
+    "settle", "settlement", "tracker", "turn", "watchers",
+}  # fmt: skip
 
 
 class Tracker(Protocol):
@@ -33,8 +39,8 @@ class Tracker(Protocol):
     def is_awaited(self, promise: Promise[object]) -> bool:
         """Whether anybody in this process waits for it now."""
 
-    def waits(self, task: asyncio.Task[object], ids: Iterable[str]) -> int:
-        """How many of those promises an asyncio task of an execution waits for."""
+    def waits(self, name: str, id: str) -> bool:
+        """Whether the execution of that name waits for that promise."""
 
     def track(self, promise: Promise[object]) -> None:
         """From now on it is among the tracked promises."""
@@ -45,11 +51,19 @@ class Tracker(Protocol):
     def listen(self, promise: Promise[object]) -> None:
         """Ask the store to tell this process when it settles."""
 
-    def return_(self, promise: Promise[object], state: State, raw: bytes | None, value: object = ...) -> None:
-        """It is settled, durably: resume who awaits it."""
+    def return_(
+        self, promise: Promise[object], record: PromiseRecord, value: object = ...
+    ) -> None:
+        """It is settled, durably: resume who awaits it, where an execution here has made it in its turn there."""
+
+    def deliver(self, promise: Promise[object], record: PromiseRecord, value: object = ...) -> None:
+        """Its turn has come: resume who awaits it."""
 
     def refuse(self, promise: Promise[object], error: BaseException) -> None:
         """It cannot be had: tell who awaits it. Nothing is settled."""
+
+    def gone(self, id: str) -> None:
+        """The store holds no promise of that id any more: tell whoever waits for it here."""
 
     def urge(self) -> None:
         """Write what is queued without delay."""
@@ -70,6 +84,9 @@ class Tracker(Protocol):
 class Watcher(Protocol):
     """What a promise stands for in this process: an invocation made here, a task held here."""
 
+    def takes(self, record: PromiseRecord, value: object) -> bool:
+        """Whether this one has it delivered in its turn, having been told that it is settled."""
+
     def settled(self) -> None:
         """The promise is settled, by whomever."""
 
@@ -77,7 +94,46 @@ class Watcher(Protocol):
         """End it as canceled, if that is for this one to do; `reason` is encoded."""
 
 
-class Promise(Coroutine[object, object, T_co], Generic[T_co]):
+class _Surface(ABCMeta):
+    """What `dir`, `help` and completion show of a promise: what programs use, not what the event loop does to it."""
+
+    def __dir__(cls) -> list[str]:
+        return [name for name in super().__dir__() if name not in _INNER]
+
+
+class _Driven(Coroutine[object, object, T_co]):
+    """The coroutine protocol that asyncio's tasks drive; each task has an await of its own."""
+
+    __slots__ = ("_drivers",)
+    _drivers: dict[asyncio.Task[object] | None, Generator[object, object, T_co]] | None
+
+    def send(self, value: object) -> object:
+        task = asyncio.current_task()
+        drivers = self._drivers = self._drivers or {}
+        driver = drivers.get(task)
+        if driver is None:
+            driver = drivers[task] = self.__await__()
+        try:
+            return driver.send(value)
+        except BaseException:
+            del drivers[task]
+            raise
+
+    def throw(self, *error: object) -> object:
+        task = asyncio.current_task()
+        driver = (self._drivers or {}).pop(task, None) or self.__await__()
+        result = driver.throw(*error)  # type: ignore[call-overload]  # both of throw's signatures, passed on
+        (self._drivers or {})[task] = driver
+        return result
+
+    def close(self) -> None:
+        """End the await of a task that gave up before its end; the promise goes on."""
+        drivers, self._drivers = self._drivers, None
+        for driver in (drivers or {}).values():
+            driver.close()
+
+
+class Promise(_Driven[T_co], metaclass=_Surface):
     """A durable promise: `await` it for its value or its error.
 
     It can be awaited any number of times, from several places. It is a coroutine object as far as asyncio and
@@ -99,8 +155,8 @@ class Promise(Coroutine[object, object, T_co], Generic[T_co]):
     """
 
     __slots__ = (
-        "__weakref__", "_annotation", "_births", "_by_hand", "_drivers", "_raw", "_refusal", "_state", "_stored",
-        "_tracker", "_value", "heard", "id", "watchers",
+        "__weakref__", "_annotation", "_births", "_by_hand", "_raw", "_refusal", "_state", "_stored",
+        "_tracker", "_value", "heard", "id", "maker", "turn", "watchers",
     )  # fmt: skip
 
     def __init__(self, id: str, tracker: Tracker, annotation: object, *, by_hand: bool = False) -> None:
@@ -110,6 +166,10 @@ class Promise(Coroutine[object, object, T_co], Generic[T_co]):
         """Whether anyone has asked for its outcome: a failure that nobody hears rejects the parent."""
         self.watchers: tuple[Watcher, ...] = ()
         """Who acts on its settlement before its awaiters do."""
+        self.maker: str | None = None
+        """The execution that has made it as a child, and takes its outcome in a turn."""
+        self.turn = 0
+        """Which commit has settled it: the lower, the earlier; 0 while that is not known."""
         self._tracker = tracker
         self._annotation = annotation
         self._state = State.PENDING
@@ -119,12 +179,18 @@ class Promise(Coroutine[object, object, T_co], Generic[T_co]):
         self._stored = False
         self._refusal: BaseException | None = None
         self._births: list[asyncio.Future[None]] | None = None
-        self._drivers: dict[asyncio.Task[object] | None, Generator[object, object, T_co]] | None = None
+        self._drivers = None
 
     def __del__(self) -> None:
         # A child's failure rejects its parent; of a root's, which nobody asked for, nobody would ever hear.
         if self._state is State.REJECTED and not self.heard and ids.root_of(self.id) == self.id:
             _log.error("%s has failed, and nobody asked for its outcome: `dasync show %s` tells it", self.id, self.id)
+
+    def __dir__(self) -> list[str]:
+        return dir(type(self))
+
+    def __hash__(self) -> int:
+        return crc32(self.id.encode())  # not by address: sets of promises are gone through alike in every run
 
     def __repr__(self) -> str:
         return f"<Promise {self.id!r} {self._state.value}>"
@@ -247,7 +313,7 @@ class Promise(Coroutine[object, object, T_co], Generic[T_co]):
 
     async def settlement(self) -> None:
         """Return once it is settled, however that is; raises nothing but what keeps it from being had at all."""
-        while self._state is State.PENDING and self._refusal is None:
+        while not self.arrived:
             waiter = self._tracker.await_(self)
             try:
                 await waiter
@@ -259,10 +325,8 @@ class Promise(Coroutine[object, object, T_co], Generic[T_co]):
     async def created(self) -> None:
         """Return once the pending record is durable. Raises `PromiseConflict` for an id in other use."""
         if not self._stored and self._refusal is None:
-            birth = asyncio.get_running_loop().create_future()
-            self._births = [*(self._births or ()), birth]
             self._tracker.urge()
-            await birth
+            await self.birth()
         if self._refusal is not None:
             raise self._refusal
 
@@ -289,9 +353,9 @@ class Promise(Coroutine[object, object, T_co], Generic[T_co]):
             if not birth.done():
                 birth.set_result(None)
 
-    def settle(self, state: State, raw: bytes | None, value: object = UNREAD) -> None:
-        """It is settled, durably; `value` saves decoding `raw` where it is known."""
-        self._state, self._raw, self._value = state, raw, value
+    def settle(self, record: PromiseRecord, value: object = UNREAD) -> None:
+        """It is settled, durably; `value` saves decoding the record's where it is known."""
+        self._state, self._raw, self._value, self.turn = record.state, record.value, value, record.turn or 0
         if not self._stored:
             self.mark_stored()
         watchers, self.watchers = self.watchers, ()
@@ -306,6 +370,16 @@ class Promise(Coroutine[object, object, T_co], Generic[T_co]):
         """It cannot stand for what was invoked: whoever asks gets `error`. Nothing is settled."""
         self._refusal = error
         self.mark_stored()
+
+    @property
+    def known(self) -> bool:
+        """Whether its record is durable, and was heard of."""
+        return self._stored
+
+    def birth(self) -> asyncio.Future[None]:
+        """Done once its record is durable, and heard of, or it is refused."""
+        self._births = [*(self._births or ()), asyncio.get_running_loop().create_future()]
+        return self._births[-1]
 
     @property
     def annotation(self) -> object:
@@ -323,46 +397,28 @@ class Promise(Coroutine[object, object, T_co], Generic[T_co]):
         return self._raw
 
     @property
+    def arrived(self) -> bool:
+        """Whether whoever runs now need not wait for it: an execution takes what it has not made in its turn, too."""
+        done = self._state is not State.PENDING
+        return self._refusal is not None or (done and (self.maker is not None or not branch.withholds(self.id)))
+
+    @property
     def refused(self) -> bool:
         """Whether asking it gives an error that is not the promise's own."""
         return self._refusal is not None
 
-    # -- await, and the coroutine protocol that asyncio's tasks drive
+    # -- await
 
     def __await__(self) -> Generator[object, object, T_co]:
         self.heard = True
-        while self._state is State.PENDING and self._refusal is None:
+        # Children first, and without a call: a replay comes through here once for each.
+        while (self._state is State.PENDING and self._refusal is None) or (self.maker is None and not self.arrived):
             waiter = self._tracker.await_(self)
             try:
                 yield from waiter
             finally:
                 self._tracker.leave(self, waiter)
         return self.result()
-
-    def send(self, value: object) -> object:
-        task = asyncio.current_task()
-        drivers = self._drivers = self._drivers or {}
-        driver = drivers.get(task)
-        if driver is None:
-            driver = drivers[task] = self.__await__()
-        try:
-            return driver.send(value)
-        except BaseException:
-            del drivers[task]
-            raise
-
-    def throw(self, *error: object) -> object:
-        task = asyncio.current_task()
-        driver = (self._drivers or {}).pop(task, None) or self.__await__()
-        result = driver.throw(*error)  # type: ignore[call-overload]  # both of throw's signatures, passed on
-        (self._drivers or {})[task] = driver
-        return result
-
-    def close(self) -> None:
-        """End the await of a task that gave up before its end; the promise goes on."""
-        drivers, self._drivers = self._drivers, None
-        for driver in (drivers or {}).values():
-            driver.close()
 
 
 def _in_a_loop() -> bool:

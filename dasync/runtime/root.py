@@ -13,15 +13,16 @@ from typing import Protocol, TypeVar, cast
 from dasync.core import ids
 from dasync.core.model import PromiseRecord, State, TaskState
 from dasync.core.protocol import Acquired, Command, PromiseCreate, RegisterListener, Reply, Status, TaskCreate
-from dasync.errors import FunctionNotFound, NonDeterminismError, PromiseConflict, PromiseNotFound, StoreUnavailable
+from dasync.errors import FunctionNotFound, LeaseLost, PromiseConflict, PromiseNotFound
 from dasync.ports import Entropy
 from dasync.runtime import branch
-from dasync.runtime.calls import SLEEP
-from dasync.runtime.function import Function
+from dasync.runtime.function import SLEEP, Function
 from dasync.runtime.handlers import Handlers
-from dasync.runtime.held import Deadline, Host, halted
+from dasync.runtime.held import Deadline, Held, Host, halted
+from dasync.runtime.journal import Entry
 from dasync.runtime.promise import Promise
 from dasync.runtime.registry import lookup, tags_of
+from dasync.runtime.slots import Kept
 
 FRESH_ID_BYTES = 8
 SEED_BYTES = 16
@@ -32,10 +33,10 @@ R = TypeVar("R")
 class Starter(Host, Protocol):
     """The runner, as roots see it."""
 
-    def reserve(self) -> int:
-        """Keep room for one more task here; 0: there is none."""
+    def reserve(self, function: str, version: int) -> Kept | None:
+        """Keep room for one more task of that function here; None: there is none."""
 
-    def unreserve(self) -> None:
+    def unreserve(self, kept: Kept) -> None:
         """The task has come, or will not."""
 
     def wake(self) -> None:
@@ -49,6 +50,9 @@ class Starter(Host, Protocol):
 
     def give_back(self, acquired: Acquired) -> None:
         """Release a task that was acquired and is not to be run here."""
+
+    def ask_anew(self, entry: Entry) -> None:
+        """This process has lost its lease: write the entry once more when it has another one."""
 
 
 class Roots:
@@ -114,7 +118,10 @@ class Roots:
 
     def _begin(self, create: PromiseCreate, annotation: object, *, local: bool) -> Promise[object]:
         promise = self._handlers.handle(create.id, annotation, by_hand=not create.function)
-        root = Root(self._host, promise, create, local=local, patient=branch.inside.get())
+        at = branch.current() or branch.calling_thread()
+        held = None if at is None else cast(Held, at.owner.held)
+        mine = held if held is not None and held.host is self._host else None
+        root = Root(self._host, promise, create, local=local, patient=branch.inside.get(), held=mine)
         self._handlers.begin(promise, root)
         return promise
 
@@ -128,25 +135,27 @@ class Roots:
 class Root:
     """The invocation of a root."""
 
-    __slots__ = ("_create", "_host", "_local", "_patient", "_promise", "_reserved")
+    __slots__ = ("_create", "_held", "_host", "_kept", "_local", "_patient", "_promise")
 
     def __init__(
-        self, host: Starter, promise: Promise[object], create: PromiseCreate, *, local: bool, patient: bool
-    ) -> None:
+        self, host: Starter, promise: Promise[object], create: PromiseCreate, *, local: bool, patient: bool,
+        held: Held | None,
+    ) -> None:  # fmt: skip
         self._host = host
         self._promise = promise
         self._create = create
         self._local = local
         self._patient = patient
         """An execution made it: that waits while the store is away, where a program outside is told."""
-        self._reserved = False
+        self._held = held
+        """The task of this process whose execution made it."""
+        self._kept: Kept | None = None
 
     def command(self) -> Command:
-        host = self._host
-        self._reserved = self._local and host.reserve() > 0
-        if self._reserved:
-            return TaskCreate(host.process, self._create, PYTHON)
-        create = self._create
+        host, create = self._host, self._create
+        self._kept = host.reserve(create.function, create.version) if self._local else None
+        if self._kept is not None:
+            return TaskCreate(host.process, create, PYTHON)
         if create.timer:
             return create
         return PromiseCreate(
@@ -156,15 +165,17 @@ class Root:
 
     def replied(self, reply: Reply) -> None:
         host, promise, record = self._host, self._promise, reply.promise
-        if self._reserved:
-            host.unreserve()
+        self._unreserve()
         if record is not None and reply.task is not None and reply.task.state is TaskState.HALTED:
-            host.handlers.refuse(promise, NonDeterminismError(halted(promise.id)))
+            host.handlers.refuse(promise, halted(promise.id, reply.task.reason))
             return
         mine = reply.acquired[0] if reply.acquired else None
-        if record is None:
-            why = f"{promise.id!r} was not created: {reply.reason}; invoke it again"
-            host.handlers.refuse(promise, StoreUnavailable(why))
+        if record is None:  # this process has lost its lease
+            if self._held is not None:  # and with it the execution that has made this: its successor makes it
+                self._held.lost(reply.reason)
+                host.handlers.refuse(promise, LeaseLost(f"{promise.id!r} was not created: {reply.reason}"))
+            else:
+                host.ask_anew(self)
             return
         if not stands_for(self._create, record):
             if mine is not None:
@@ -173,7 +184,7 @@ class Root:
             return
         promise.mark_stored()
         if record.state is not State.PENDING:
-            host.handlers.return_(promise, record.state, record.value)
+            host.handlers.return_(promise, record)
             return
         if record.timeout_at is not None:
             host.call_at(record.timeout_at, Deadline(host, promise))
@@ -190,10 +201,13 @@ class Root:
     def failed(self, error: BaseException, *, final: bool) -> bool:
         if self._patient and not final:
             return False
-        if self._reserved:
-            self._host.unreserve()
+        self._unreserve()
         self._host.handlers.refuse(self._promise, error)
         return True
+
+    def _unreserve(self) -> None:
+        if self._kept is not None:
+            self._host.unreserve(self._kept)
 
 
 class Listening:
@@ -222,7 +236,7 @@ class Listening:
             self._annotate(record)
         promise.mark_stored()
         if record.state is not State.PENDING:
-            host.handlers.return_(promise, record.state, record.value)
+            host.handlers.return_(promise, record)
         elif record.timeout_at is not None:
             host.call_at(record.timeout_at, Deadline(host, promise))
 

@@ -12,21 +12,26 @@ from contextvars import copy_context
 from typing import Protocol, cast
 
 from dasync.core.model import PromiseRecord
-from dasync.core.protocol import Acquired, Claim, TaskHalt, TaskRelease
+from dasync.core.protocol import Acquired, Claim, TaskHalt, TaskRelease, cut_reason
 from dasync.errors import DecodeError, FunctionNotFound
 from dasync.ports import Clock, Ring
 from dasync.runtime import branch
+from dasync.runtime.batches import Batches
 from dasync.runtime.branch import Branch
 from dasync.runtime.capacity import Capacity
-from dasync.runtime.execution import Execution, Invocation
+from dasync.runtime.code import Invocation
+from dasync.runtime.execution import Execution
 from dasync.runtime.function import Function
 from dasync.runtime.handlers import Handlers
 from dasync.runtime.held import Deadline, Held, halted
-from dasync.runtime.journal import Journal
+from dasync.runtime.journal import Entry, Journal
+from dasync.runtime.lease import Lease
 from dasync.runtime.policy import Retry
+from dasync.runtime.pool import Pool
 from dasync.runtime.promise import Promise
 from dasync.runtime.registry import lookup, registered
 from dasync.runtime.root import Roots
+from dasync.runtime.slots import Kept, Offer, Slots
 from dasync.runtime.threads import Seats
 
 _log = logging.getLogger("dasync")
@@ -57,19 +62,29 @@ class Runner:
         journal: Journal,
         clock: Clock,
         *,
+        lease: Lease,
         functions: Sequence[Function[..., object]] | None,
         max_payload: int,
         retry: Retry,
+        pool: Pool,
+        processes: int,
     ) -> None:
+        self.lease = lease
         self.handlers = handlers
         self.journal = journal
         self.clock = clock
         self.max_payload = max_payload
         self.retry = retry
         self.seats = Seats()
+        self.pool = pool
+        self.slots = Slots(processes, self.wake)
+        self._served: dict[tuple[str, int], int] = {}  # when a task of which function was taken last
+        self._taken = 0
         self.context = copy_context()
         self.context.run(branch.inside.set, True)
+        self.batches = Batches(clock, lease, self.seats, self.context)
         self._said: set[str] = set()
+        self._unmade: list[Entry] = []
         self._functions = functions
 
     @property
@@ -84,6 +99,22 @@ class Runner:
         if self._functions is not None:
             return tuple((f.name, f.version) for f in self._functions)
         return tuple(registered())
+
+    def offer(self, most: int) -> Offer:
+        """The functions of which there may be up to `most` tasks more here: those first that had none for longest."""
+        turn, known = sorted(self.functions(), key=lambda kind: self._served.get(kind, 0)), registered()
+        return self.slots.offer([(kind, known.get(kind)) for kind in turn], most)
+
+    def taken(self, offer: Offer, acquired: Sequence[Acquired]) -> None:
+        """What came of an offer; what has no room here by now goes back at once."""
+        self.slots.close(offer, acquired)
+        for one in acquired:
+            self._taken += 1
+            self._served[one.task.function, one.task.function_version] = self._taken
+            if self.worker.capacity.room:
+                self.run(one)
+            else:
+                self.give_back(one)
 
     def run(self, acquired: Acquired) -> None:
         """Run a task that the worker has acquired."""
@@ -102,11 +133,16 @@ class Runner:
         """Whether anything may be settled elsewhere that this process waits for or runs."""
         return len(self.handlers.pending) > 0
 
-    def news(self, record: PromiseRecord) -> None:
-        """A promise is settled that this process may wait for."""
-        promise = self.handlers.pending.get(record.id)
-        if promise is not None:
-            self.handlers.return_(promise, record.state, record.value)
+    def tell(self, settled: Sequence[PromiseRecord], gone: Sequence[str] = ()) -> None:
+        """Promises that this process may wait for are settled; of these ids there are none any more."""
+        for record in settled:
+            if record.creator is not None and (held := self.worker.capacity.held.get(record.creator)) is not None:
+                held.hear(record)
+            promise = self.handlers.pending.get(record.id)
+            if promise is not None:
+                self.handlers.return_(promise, record)
+        for id in gone:
+            self.handlers.gone(id)
 
     def awaited_by(self, tasks: Iterable[Held]) -> dict[Held, list[str]]:
         """Those among `tasks` that do nothing but wait for what is settled elsewhere, and what each waits for."""
@@ -114,12 +150,22 @@ class Runner:
 
     def rejoined(self) -> None:
         """This process is a new incarnation: nobody tells it anything that it does not ask for again."""
+        unmade, self._unmade = self._unmade, []
+        for entry in unmade:  # before anybody listens: what is not made yet would be said not to exist
+            self.journal.write(entry)
         for promise in list(self.handlers.pending.values()):
             self.handlers.listen(promise)
+
+    def give_up(self, error: BaseException) -> None:
+        """There is no other lease to come."""
+        unmade, self._unmade = self._unmade, []
+        for entry in unmade:
+            entry.failed(error, final=True)
 
     def broken(self, error: BaseException) -> None:
         """Nothing can be written any more: end what runs, tell who waits."""
         self.handlers.broken(error)
+        self.give_up(error)
         for held in list(self.worker.capacity.held.values()):
             held.lost(str(error))
 
@@ -127,27 +173,36 @@ class Runner:
 
     def begin(self, acquired: Acquired, promise: Promise[object]) -> None:
         """Let the execution of a held task start, or go on from what it has recorded."""
+        if self.worker.capacity.is_shut:  # since it was asked for: who drains has handed back what was here by then
+            self.give_back(acquired)
+            self.handlers.listen(promise)
+            return
         record = acquired.promise
         promise = self.handlers.known(record.id) or promise
+        held = Held(self, acquired, promise)
+        param = held.runs.get(record.id, record).param
         try:
             made = lookup(record.function, record.version)
-            args, kwargs = made.shape.decode(record.param)
+            args, kwargs = made.shape.decode(param)
         except (FunctionNotFound, DecodeError) as error:
             # What is recorded does not fit the code that is here: nothing is settled, nobody tries again by himself.
-            _log.error("%s cannot run: %s; %s", record.id, error, halted(record.id))
-            self.journal.ask(TaskHalt(record.id), keep=True)
+            _log.error("%s cannot run: %s; %s", record.id, error, halted(record.id, ""))
+            self.journal.ask(TaskHalt(record.id, cut_reason(f"{record.id!r} cannot run: {error}")), keep=True)
             if not promise.watchers:  # else an execution here invoked it: it waits, as for a task elsewhere
                 self.handlers.refuse(promise, error)
             return
-        held = Held(self, acquired, promise)
         self.worker.capacity.hold(held)
         promise.watchers += (held,)  # it may be a child of another execution here as well
-        Execution(held, held.id, Invocation(made, record.param, record.tags), None).start(args, kwargs)
+        Execution(held, held.id, Invocation(made, param, record.tags), None).start(args, kwargs)
 
     def give_back(self, acquired: Acquired) -> None:
         """Release a task that was acquired and is not to be run here."""
         task = acquired.task
         self.journal.ask(TaskRelease(Claim(task.id, task.version, self.process)), keep=True)
+
+    def ask_anew(self, entry: Entry) -> None:
+        """This process has lost its lease: write the entry once more when it has another one."""
+        self._unmade.append(entry)
 
     def wake(self) -> None:
         """There may be tasks to acquire."""
@@ -157,12 +212,17 @@ class Runner:
         """Whether the task of that id runs here."""
         return id in self.worker.capacity.held
 
-    def reserve(self) -> int:
-        """Keep room for one more task here; 0: there is none."""
-        return self.worker.capacity.reserve()
+    def reserve(self, function: str, version: int) -> Kept | None:
+        """Keep room for one more task of that function here; None: there is none."""
+        kept = self.slots.reserve(lookup(function, version))
+        if kept is not None and not self.worker.capacity.reserve():
+            self.slots.unreserve(kept)
+            return None
+        return kept
 
-    def unreserve(self) -> None:
+    def unreserve(self, kept: Kept) -> None:
         """The task has come, or will not."""
+        self.slots.unreserve(kept)
         self.worker.capacity.unreserve()
 
     # -- for executions
@@ -188,5 +248,6 @@ class Runner:
     def let_go(self, held: Held) -> None:
         """This process holds the task no longer."""
         self.worker.capacity.let_go(held)
-        if not held.promise.done() and not held.promise.refused and self.handlers.error is None:
+        done = held.is_settled or held.promise.done() or held.promise.refused
+        if not done and self.handlers.error is None:
             self.handlers.listen(held.promise)  # another process may settle it now

@@ -14,15 +14,16 @@ from concurrent.futures import CancelledError as WaitCanceled
 from concurrent.futures import Future
 from contextlib import suppress
 from threading import get_ident
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
 import anyio
 import anyio.to_thread
 
 from dasync.errors import Suspended
 from dasync.runtime import branch
+from dasync.runtime.awaiters import Waiter
 from dasync.runtime.branch import Branch
-from dasync.runtime.function import Caller, Decision, Function
+from dasync.runtime.function import Alarm, Caller, Decision, Function
 from dasync.runtime.promise import Promise
 
 T = TypeVar("T")
@@ -57,7 +58,7 @@ class Body:
         self._owner = owner
         self._seats = seats
         self._loop = asyncio.get_running_loop()
-        self._seated = False
+        self._seat: int | None = None
         self._interrupted = False  # it is yet to be told so
         self._over = False
         self._task: asyncio.Task[object] | None = None  # the one that runs it, until it has a seat
@@ -83,6 +84,11 @@ class Body:
         if self._interrupted:
             raise asyncio.CancelledError
         return value
+
+    def rests(self) -> bool:
+        """Whether the thread waits, for an outcome that has not come."""
+        waits = None if self._waiting is None else self._waiting._fut_waiter  # type: ignore[attr-defined]  # asyncio's
+        return isinstance(waits, Waiter) and not waits.done()
 
     def interrupt(self) -> None:
         """Have the function end by a CancelledError: at this wait or its next one, at its end, or before it begins."""
@@ -153,7 +159,7 @@ class Body:
         # A task of the execution, at the body's own place: it waits where the body would.
         waiting = branch.task(self._blocked(awaited, timeout_s), self.branch, self._loop)
         self._waiting = waiting
-        self._owner.adopt(waiting)
+        self._owner.adopt(cast("branch.BranchTask[object]", waiting))
         waiting.add_done_callback(lambda done: _pass_on(done, answer))
 
     async def _blocked(self, awaited: Callable[[], Coroutine[object, object, T]], timeout_s: float | None) -> T:
@@ -167,7 +173,8 @@ class Body:
     async def _in_time(self, awaited: Callable[[], Coroutine[object, object, T]], timeout_s: float) -> T:
         """Await in a task of its own: one that is going to end its wait by itself does more than wait."""
         waiting = branch.task(awaited(), self.branch, self._loop)
-        self._owner.adopt(waiting)
+        self._waiting = waiting
+        self._owner.adopt(cast("branch.BranchTask[object]", waiting))
         try:
             await asyncio.wait([waiting], timeout=timeout_s)
             if not waiting.done():
@@ -180,13 +187,14 @@ class Body:
         """Take a seat. A body that is over needs none: nobody would give it back."""
         if not self._over:
             await self._seats.free.acquire()
-            self._seated = True
+            self._seat = self._owner.held.lease.enter(self._owner.held.mark)
         if self._over:
             self._rise()
 
     def _rise(self) -> None:
-        if self._seated:
-            self._seated = False
+        if self._seat is not None:
+            self._owner.held.lease.leave(self._seat)
+            self._seat = None
             self._seats.free.release()
 
 
@@ -217,11 +225,17 @@ class Desk:
     def decision(self, at: Branch, kind: str) -> Decision:
         return self._body.hand_over(self._calls.decision, at, kind)
 
-    def recorded(self, at: Branch, kind: str) -> object:
-        return self._body.hand_over(self._calls.recorded, at, kind)
+    def patched(self, at: Branch, name: str) -> bool:
+        return self._body.hand_over(self._calls.patched, at, name)
+
+    def again(self, function: Function[..., object], args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        return self._body.hand_over(self._calls.again, function, args, kwargs)
 
     def cancel_child(self, promise: Promise[object]) -> None:
         self._body.hand_over(self._calls.cancel_child, promise)
+
+    def alarm(self, at: Branch, delay_s: float, ring: Callable[[], None]) -> Alarm:
+        return self._body.hand_over(self._calls.alarm, at, delay_s, ring)
 
 
 def _pass_on(done: asyncio.Task[T], answer: Future[T]) -> None:

@@ -1,14 +1,17 @@
 """Doorbells and signs of life between processes of one machine, in a folder beside the store.
 
-Each process has two files there: a Unix datagram socket, where one byte says what to look for in the store, and a file
-under a record lock, which the kernel releases the moment its holder dies, by `kill -9` too. A ring may be lost;
-polling makes up for it. This file never reads or writes the store.
+Each process has two files there: a Unix datagram socket, where a letter says what to look for in the store, and a file
+under a record lock, which the kernel releases the moment its holder dies, by `kill -9` too, and in which stands what it
+ran at the time. A letter brings the news
+itself along where it is short, which saves its reader a look into the store. It may be lost; polling makes up for it.
+This file never reads or writes the store.
 """
 
 from __future__ import annotations
 
 import asyncio
 import fcntl
+import mmap
 import os
 import socket
 import tempfile
@@ -18,13 +21,18 @@ from pathlib import Path
 from typing import ClassVar
 from zlib import crc32
 
-import anyio
-from anyio.abc import SocketAttribute, UNIXDatagramSocket
+import msgpack  # type: ignore[import-untyped]  # it has no type information
 
-from dasync.core.model import ProcessRecord
-from dasync.ports import Ring
+from dasync.core.ids import MARK_BYTES
+from dasync.core.model import ProcessRecord, PromiseRecord, State
+from dasync.ports import Bell, Box, Ring
 
-EVERYTHING = Ring.TASKS | Ring.NEWS
+EVERYTHING = Bell(Ring.TASKS | Ring.NEWS)
+RING_BITS = 2  # of a letter's first byte; the others say how often it was passed on
+MAX_PASSED = 255 >> RING_BITS
+MAX_LETTER_BYTES = 16_384  # longer news are read from the store: a mailbox holds some 200 KiB
+BOX_BYTES = 512  # the asyncio loop's task and those of 63 threads
+FORGOTTEN_S = 60  # so old is what a dead process has left behind before it goes: by then nobody is about to lock it
 MAX_SOCKET_PATH_BYTES = 103  # sun_path holds 108 on Linux and 104 on macOS, with its closing zero
 
 
@@ -35,7 +43,7 @@ def machine_id() -> str:
     return socket.gethostname()
 
 
-def ring(doorbells: Mapping[str, Ring]) -> None:
+def ring(doorbells: Mapping[str, Bell]) -> None:
     """Wake whoever is there, from a process that has no doorbell of its own: it writes once and is gone."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as hand:
         _ring_from(hand, doorbells)
@@ -51,58 +59,82 @@ class LocalTransport:
     def __init__(self, path: str) -> None:
         self._folder = f"{path}-processes"
         self.host = machine_id()
+        self.box: Box = bytearray(BOX_BYTES)
         self._process = ""
         self._lock = -1
-        self._socket: UNIXDatagramSocket | None = None
-        self._listening: asyncio.Task[None] | None = None
+        self._socket: socket.socket | None = None
         self._address = ""
-        self._on_ring: Callable[[Ring], None] = lambda _: None
+        self._on_ring: Callable[[Bell], None] = lambda _: None
 
-    async def open(self, process: str, on_ring: Callable[[Ring], None]) -> str:
+    async def open(self, process: str, on_ring: Callable[[Bell], None]) -> str:
         os.makedirs(self._folder, mode=0o700, exist_ok=True)
         self._process, self._on_ring = process, on_ring
         self._lock = os.open(self._lock_path(process), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._own.add(self._lock_path(process))
+        os.ftruncate(self._lock, BOX_BYTES)
+        self.box = mmap.mmap(self._lock, BOX_BYTES)  # never closed by hand: with its handle the record lock would go
         self._address = self._bell_path(process)
-        self._socket = await anyio.create_unix_datagram_socket(local_path=self._address, local_mode=0o600)
-        self._listening = asyncio.create_task(self._listen(self._socket, on_ring), name="dasync-doorbell")
+        bell = self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        bell.setblocking(False)
+        with suppress(FileNotFoundError):
+            os.unlink(self._address)
+        bell.bind(self._address)
+        os.chmod(self._address, 0o600)
+        # No task that waits for letters: one comes as its bell is taken away, and whoever waited is canceled already.
+        asyncio.get_running_loop().add_reader(bell, self._hear, bell)
         return self._address
 
-    def ring(self, doorbells: Mapping[str, Ring]) -> None:
+    def ring(self, doorbells: Mapping[str, Bell]) -> None:
         if self._socket is None:
             return
         if self._address in doorbells:  # its own bell cannot be lost: no other process's writes would make up for it
-            self._on_ring(doorbells[self._address])
+            self._on_ring(Bell(doorbells[self._address].ring))  # what it has settled itself, its own replies bring
         others = {address: ring for address, ring in doorbells.items() if address != self._address}
-        _ring_from(self._socket.extra(SocketAttribute.raw_socket), others)
+        _ring_from(self._socket, others)
 
     def dead(self, processes: Sequence[ProcessRecord]) -> list[str]:
         here = [process.id for process in processes if process.host == self.host]
         return [id for id in here if self._lock_path(id) not in self._own and self._is_free(self._lock_path(id))]
+
+    def ran(self, process: ProcessRecord) -> tuple[bytes, ...]:
+        if process.host != self.host or self._lock_path(process.id) in self._own:
+            return ()
+        try:
+            said = Path(self._lock_path(process.id)).read_bytes()
+        except OSError:
+            return ()
+        marks = (said[at : at + MARK_BYTES] for at in range(0, len(said), MARK_BYTES))
+        return tuple(sorted({mark for mark in marks if any(mark)}))
 
     def bury(self, process: str) -> None:
         for path in (self._bell_path(process), self._lock_path(process)):
             with suppress(OSError):
                 os.unlink(path)
 
+    def tidy(self, processes: Sequence[ProcessRecord]) -> None:
+        known = {self._lock_path(process.id) for process in processes} | self._own
+        before = os.fstat(self._lock).st_mtime - FORGOTTEN_S
+        for path in map(str, Path(self._folder).glob("*.lock")):
+            with suppress(OSError):
+                if path not in known and os.stat(path).st_mtime < before and self._is_free(path):
+                    with suppress(FileNotFoundError):
+                        os.unlink(self._bell(Path(path).stem))
+                    os.unlink(path)
+
     async def close(self) -> None:
-        if self._listening is not None:
-            self._listening.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._listening
         if self._socket is not None:
-            await self._socket.aclose()
+            asyncio.get_running_loop().remove_reader(self._socket)
+            self._socket.close()
         if self._lock >= 0:
             self.bury(self._process)
             self._own.discard(self._lock_path(self._process))
             os.close(self._lock)
-        self._socket, self._listening, self._lock = None, None, -1
+        self._socket, self._lock = None, -1
 
-    @staticmethod
-    async def _listen(bell: UNIXDatagramSocket, on_ring: Callable[[Ring], None]) -> None:
-        async for said, _ in bell:
-            on_ring(Ring(said[0] & EVERYTHING) if said else EVERYTHING)
+    def _hear(self, bell: socket.socket) -> None:
+        with suppress(BlockingIOError):
+            self._on_ring(read_letter(bell.recv(MAX_LETTER_BYTES)))
 
     @staticmethod
     def _is_free(path: str) -> bool:
@@ -122,7 +154,10 @@ class LocalTransport:
         return os.path.join(self._folder, f"{_file_name(process)}.lock")
 
     def _bell_path(self, process: str) -> str:
-        path = os.path.join(self._folder, f"{_file_name(process)}.bell")
+        return self._bell(_file_name(process))
+
+    def _bell(self, name: str) -> str:
+        path = os.path.join(self._folder, f"{name}.bell")
         if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:
             return path
         folder = os.path.join(tempfile.gettempdir(), f"dasync-{os.getuid()}")
@@ -130,11 +165,31 @@ class LocalTransport:
         return os.path.join(folder, f"{crc32(os.fsencode(path)):08x}.bell")
 
 
-def _ring_from(hand: socket.socket, doorbells: Mapping[str, Ring]) -> None:
-    for address, ring in doorbells.items():
+def _ring_from(hand: socket.socket, doorbells: Mapping[str, Bell]) -> None:
+    for address, bell in doorbells.items():
         # The mailbox of a stopped process fills up, and a dead one is gone: neither may delay a commit.
         with suppress(OSError):
-            hand.sendto(bytes([ring]), socket.MSG_DONTWAIT, address)
+            hand.sendto(letter(bell), socket.MSG_DONTWAIT, address)
+
+
+def letter(bell: Bell) -> bytes:
+    """What is sent: what to look for, then the news if they are short enough to come along."""
+    head = bytes([bell.ring | min(bell.passed, MAX_PASSED) << RING_BITS])
+    bulk = sum(len(record.param) + len(record.value or b"") for record in bell.news)
+    if not bell.news or bulk > MAX_LETTER_BYTES:
+        return head
+    written: bytes = msgpack.packb([(*record[:11], record.state.value, *record[12:]) for record in bell.news])
+    return head + written if len(written) < MAX_LETTER_BYTES else head
+
+
+def read_letter(letter: bytes) -> Bell:
+    """What was sent. From a letter that makes no sense: that there may be everything."""
+    try:
+        told = msgpack.unpackb(letter[1:], use_list=False) if len(letter) > 1 else ()
+        news = tuple(PromiseRecord._make((*record[:11], State(record[11]), *record[12:])) for record in told)
+        return Bell(Ring(letter[0] & EVERYTHING.ring), news, letter[0] >> RING_BITS)
+    except (ValueError, TypeError, IndexError, msgpack.UnpackException):
+        return EVERYTHING
 
 
 def _file_name(process: str) -> str:
@@ -147,25 +202,32 @@ class NoTransport:
     """For a store that no other process can see: its doorbells ring within this program."""
 
     host = "here"
-    _bells: ClassVar[dict[str, Callable[[Ring], None]]] = {}
+    _bells: ClassVar[dict[str, Callable[[Bell], None]]] = {}
 
     def __init__(self) -> None:
+        self.box: Box = bytearray(BOX_BYTES)
         self._process = ""
 
-    async def open(self, process: str, on_ring: Callable[[Ring], None]) -> str:
+    async def open(self, process: str, on_ring: Callable[[Bell], None]) -> str:
         self._process = process
         self._bells[process] = on_ring
         return process
 
-    def ring(self, doorbells: Mapping[str, Ring]) -> None:
-        for address, ring in doorbells.items():
+    def ring(self, doorbells: Mapping[str, Bell]) -> None:
+        for address, bell in doorbells.items():
             if address in self._bells:
-                self._bells[address](ring)
+                self._bells[address](Bell(bell.ring) if address == self._process else bell)
 
     def dead(self, processes: Sequence[ProcessRecord]) -> list[str]:
         return []
 
+    def ran(self, process: ProcessRecord) -> tuple[bytes, ...]:
+        return ()
+
     def bury(self, process: str) -> None:
+        """Nothing is left behind."""
+
+    def tidy(self, processes: Sequence[ProcessRecord]) -> None:
         """Nothing is left behind."""
 
     async def close(self) -> None:
