@@ -19,28 +19,32 @@ Arguments = tuple[tuple[object, ...], dict[str, object]]
 
 def invoke(args: argparse.Namespace) -> int:
     """Make a root promise with a task for a group."""
+    if args.patience is not None and not args.wait:
+        raise UsageError("--for is how long to --wait: give both, or neither")
     positional, named = _call(args.arguments)
     from dasync.cli import commands, guest
 
     wanted = guest.Invocation(
         args.name, args.version, positional, named, args.on, args.id, args.timeout, dict(args.tag)
     )
-    invoked = commands.run(guest.invoke(args.store, wanted))
+    invoked, hint = commands.run(guest.invoke(args.store, wanted))
     if args.wait:
-        return _waited(args, invoked["id"], None)
+        return _waited(args, invoked["id"])
+    if hint:
+        say.complaint(hint)
     return say.facts(args.json, invoked, lambda: invoked["id"] + ("" if invoked["created"] else " is there already"))
 
 
 def wait(args: argparse.Namespace) -> int:
     """Wait until a promise is settled."""
-    return _waited(args, args.id, args.timeout)
+    return _waited(args, args.id)
 
 
-def _waited(args: argparse.Namespace, id: str, timeout_s: float | None) -> int:
+def _waited(args: argparse.Namespace, id: str) -> int:
     from dasync.cli import commands, guest
 
     try:
-        came = commands.run(guest.wait(args.store, id, timeout_s))
+        came = commands.run(guest.wait(args.store, id, args.patience))
     except KeyboardInterrupt:
         return say.complaint(f"{id} goes on; `dasync wait {id}` waits for it again", say.INTERRUPTED)
     if args.json or came.facts["state"] == "resolved":
@@ -154,6 +158,52 @@ def worker(args: argparse.Namespace) -> int:
     from dasync.cli import serve
 
     return serve.worker(args)
+
+
+def check(args: argparse.Namespace) -> int:
+    """Look for what a replay of a program would not stand."""
+    if not args.apps:
+        raise UsageError("which program? Name it, as in `dasync check shop.py`, or set DASYNC_APP")
+    from dasync.cli import check, render
+
+    checked = check.check(args.apps)
+    say.facts(args.json, checked, lambda: render.checked(checked))
+    return say.FAILED if checked["findings"] else 0
+
+
+def export(args: argparse.Namespace) -> int:
+    """Print the history of an execution."""
+    from dasync.cli import commands, replay
+
+    found = commands.run(replay.export(args.store, args.id, args.others))
+    print(json.dumps(found, ensure_ascii=False, indent=1), flush=True)
+    return 0
+
+
+def replay(args: argparse.Namespace) -> int:
+    """Try recorded executions on a program."""
+    from dasync.cli import commands, replay
+
+    apps, paths = replay.parted(args.named, args.app)
+    if not apps:
+        raise UsageError("which program? Name it, as in `dasync replay shop.py history.json`, or set DASYNC_APP")
+    if bool(paths) is bool(args.id):
+        raise UsageError("which executions? Name files that `dasync export` has made, or --id ID and a --store")
+    summary = commands.run(replay.run(replay.Wanted(apps, paths, args.id, args.store, args.timeout)))
+    say.facts(args.json, summary, lambda: replay.text(summary))
+    return say.FAILED if replay.failed(summary) else 0
+
+
+def sim(args: argparse.Namespace) -> int:
+    """Run simulated worlds."""
+    from dasync.cli import sim
+
+    return sim.run(
+        sim.Wanted(
+            args.seed, args.seeds, args.nightly, args.ticks, args.jobs, args.scenario, args.plan, args.shrink,
+            args.html, args.trace, args.json,
+        )
+    )  # fmt: skip
 
 
 def completion(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:

@@ -14,10 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from dasync.cli import facts, program
+from dasync.cli import facts, program, served
 from dasync.cli.commands import existing, opened
 from dasync.cli.facts import Check
-from dasync.cli.render import duration
+from dasync.cli.render import duration, first_line
 from dasync.core.model import ProcessRecord, TaskState
 from dasync.errors import DasyncError, StoreError, StoreVersion
 from dasync.ports import Backlog
@@ -33,6 +33,7 @@ WAL_BYTES = 64 * 2**20  # sixteen times what a checkpoint cuts it at
 LONG_MS = 60_000  # for a task that nobody has begun
 SKEW_MS = 2_000  # more than clocks of one machine and rounding come to
 NAMED = 3  # examples in a line
+
 
 async def examine(store: str, app: str | None) -> list[Check]:
     """All checks, from the file up; those that need what has failed are left out."""
@@ -51,10 +52,11 @@ async def examine(store: str, app: str | None) -> list[Check]:
             processes, backlog = await rows.processes(), await rows.backlog()
     except StoreError as error:
         return [_refused(error), *checks]
-    now, dead = SystemClock().now_ms(), LocalTransport(path).dead(processes)
-    live = [one for one in processes if one.id not in dead and one.expires_at > now]
+    now, transport = SystemClock().now_ms(), LocalTransport(path)
+    dead = transport.dead(processes)
+    live = served.live(processes, dead, now, transport.host)
     checks += [
-        _clock(now, processes, times), _processes(now, processes, dead), _held(processes, backlog), _halted(backlog),
+        _clock(now, processes, times), _processes(live, processes, dead), _held(processes, backlog), _halted(backlog),
         _groups(now, live, backlog), _waiting(now, live, backlog),
     ]  # fmt: skip
     if app is not None:
@@ -166,19 +168,19 @@ def _is_stopped(pid: int) -> bool:
 
 
 def _clock(now: int, processes: Sequence[ProcessRecord], times: Sequence[float]) -> Check:
-    ahead = max((one.expires_at - one.lease_ms - now for one in processes), default=0)
+    ahead = max((one.renewed_at - now for one in processes), default=0)
     ahead = max([ahead, *(round(time * 1000) - now for time in times)])
     if ahead <= SKEW_MS:
         return _ok("clock", facts.moment(now))
     return _bad(
         "clock", "warn", f"{facts.moment(now)} is {duration(ahead)} before what has been written already",
-        "set the clock (see `timedatectl`): until it has caught up, deadlines and leases end too late",
+        "set the clock (see `timedatectl`): until it has caught up, deadlines come too late",
     )  # fmt: skip
 
 
-def _processes(now: int, processes: Sequence[ProcessRecord], dead: Sequence[str]) -> Check:
-    late = [one.id for one in processes if one.id not in dead and one.expires_at <= now]
-    live = [f"{one.id} (group {one.group})" for one in processes if one.id not in dead and one.expires_at > now]
+def _processes(there: Sequence[ProcessRecord], processes: Sequence[ProcessRecord], dead: Sequence[str]) -> Check:
+    late = [one.id for one in processes if one.id not in dead and one not in there]
+    live = [f"{one.id} (group {one.group})" for one in there]
     told = f"{len(live)} live" + (f": {_some(live)}" if live else "")
     if not dead and not late:
         return _ok("processes", told)
@@ -204,39 +206,35 @@ def _halted(backlog: Sequence[Backlog]) -> Check:
     if not halted:
         return _ok("halted", "no task")
     return _bad(
-        "halted", "fail", f"{_tasks(halted)}: {_some(f'{one.oldest} ({one.function!r})' for one in halted)}",
+        "halted", "fail", f"{_tasks(halted)}: {_some(map(_why_halted, halted))}",
         f"correct the code, then `dasync resume {shlex.quote(halted[0].oldest)}`;"
         " `dasync list --task-state halted` shows them all",
     )  # fmt: skip
+
+
+def _why_halted(one: Backlog) -> str:
+    why = first_line(one.reason)
+    return f"{one.oldest} ({one.function!r})" + (f", {why}" if why else "")
 
 
 def _groups(now: int, live: Sequence[ProcessRecord], backlog: Sequence[Backlog]) -> Check:
     """Groups, or processes of them, that have work and are not there."""
     alone: dict[str, list[Backlog]] = {}
     for one in backlog:
-        if one.state is TaskState.PENDING and not _is_served(one.target, live):
+        if one.state is TaskState.PENDING and not served.is_served(one.target, live):
             alone.setdefault(one.target, []).append(one)
     if not alone:
         return _ok("groups", "each that has pending tasks is served")
     told = [f"{_tasks(found)} for {target!r}, {_age(now, found)}" for target, found in sorted(alone.items())]
-    group, _, name = min(alone).partition("/")
-    who = f"--group {shlex.quote(group)}" + (f" --process {shlex.quote(name)}" if name else "")
-    return _bad(
-        "groups", "warn", f"nobody serves {_some(told)}", f"start `dasync worker APP {who}`, or correct its on="
-    )
-
-
-def _is_served(target: str, live: Sequence[ProcessRecord]) -> bool:
-    return any(target in (one.group, f"{one.group}/{one.name}") for one in live)
+    remedy = f"start `{served.worker_for(min(alone))}`, or correct its on="
+    return _bad("groups", "warn", f"nobody serves {_some(told)}", remedy)
 
 
 def _waiting(now: int, live: Sequence[ProcessRecord], backlog: Sequence[Backlog]) -> Check:
     """Tasks that nobody begins although somebody serves their group."""
     pending = [one for one in backlog if one.state is TaskState.PENDING]
     late = [
-        one
-        for one in pending
-        if not one.begun and one.oldest_at < now - LONG_MS and _is_served(one.target, live)
+        one for one in pending if not one.begun and one.oldest_at < now - LONG_MS and served.is_served(one.target, live)
     ]
     if not late:
         return _ok("waiting", f"{_tasks(pending)} pending")

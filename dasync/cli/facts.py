@@ -11,16 +11,17 @@ import json
 import math
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Literal, NamedTuple, TypedDict
+from typing import Literal, TypedDict
 
-from dasync.core import failure, ids, machine
+from dasync.core import failure, ids, lifetime
 from dasync.core.codec import CallShape, decode
 from dasync.core.invariants import Snapshot
-from dasync.core.model import PromiseRecord, State, TaskRecord
+from dasync.core.model import PromiseRecord, State, TaskRecord, TaskState
+from dasync.core.protocol import AGAIN
 from dasync.errors import DecodeError, RemoteError
 
 _CALL = CallShape(())
-_KINDS = {"~": 1, "!": 2}  # of steps in an id; others are invocations
+_KINDS = {"~": 1, "!": 2, "@": 3}  # of steps in an id; others are invocations
 
 
 class TaskFacts(TypedDict):
@@ -30,6 +31,7 @@ class TaskFacts(TypedDict):
     version: int
     process: str | None
     python: str | None
+    reason: str | None
 
 
 class Brief(TypedDict):
@@ -48,13 +50,19 @@ class Brief(TypedDict):
     task: TaskFacts | None
 
 
-class Node(Brief):
-    """A promise in a call tree."""
+class Waits(TypedDict):
+    """Who waits for what, as far as the store knows: callbacks and listeners, and what a running execution has open."""
 
-    depth: int
     awaits: list[str]
     awaited_by: list[str]
     listeners: list[str]
+    pending_below: list[Brief]
+
+
+class Node(Brief, Waits):
+    """A promise in a call tree."""
+
+    depth: int
 
 
 class ErrorFacts(TypedDict):
@@ -81,7 +89,7 @@ class Arguments(TypedDict):
     kwargs: dict[str, object]
 
 
-class Shown(Brief):
+class Shown(Brief, Waits):
     """All that is known of a promise."""
 
     arguments: Arguments
@@ -90,9 +98,6 @@ class Shown(Brief):
     reason: str | None
     attempts: list[Attempt]
     tags: dict[str, str]
-    awaits: list[str]
-    awaited_by: list[str]
-    listeners: list[str]
 
 
 class Tree(TypedDict):
@@ -118,17 +123,9 @@ class Check(TypedDict):
     remedy: str | None
 
 
-class Waits(NamedTuple):
-    """Who waits for what."""
-
-    awaits: list[str]
-    awaited_by: list[str]
-    listeners: list[str]
-
-
 def brief(stored: PromiseRecord, task: TaskRecord | None, now_ms: int) -> Brief:
     """A promise as it stands at `now_ms`, for a list."""
-    record = machine.as_of(stored, now_ms)
+    record = lifetime.as_of(stored, now_ms)
     until = now_ms if record.settled_at is None else record.settled_at
     return Brief(
         id=record.id,
@@ -146,31 +143,34 @@ def brief(stored: PromiseRecord, task: TaskRecord | None, now_ms: int) -> Brief:
 
 
 def task_facts(task: TaskRecord) -> TaskFacts:
-    return TaskFacts(state=task.state.value, version=task.version, process=task.process, python=task.python or None)
+    """The claim on a promise, and why it is halted, if it is."""
+    return TaskFacts(
+        state=task.state.value, version=task.version, process=task.process, python=task.python or None,
+        reason=task.reason or None,
+    )  # fmt: skip
 
 
 def shown(rows: Snapshot, id: str, now_ms: int) -> Shown:
     """All that `rows` tell of the promise `id`, which is among them."""
-    record = machine.as_of(rows.promises[id], now_ms)
-    waits = _Waiting(rows).of(id)
+    record = lifetime.as_of(rows.promises[id], now_ms)
     return Shown(
         **brief(record, rows.tasks.get(id), now_ms),
+        **_Waiting(rows, now_ms).of(id),
         arguments=arguments(record),
         value=plain(record.value) if record.state is State.RESOLVED and record.value is not None else None,
         error=_error_of(record),
         reason=reason(record),
         attempts=attempts(rows, record),
         tags=json.loads(record.tags or "{}"),
-        awaits=waits.awaits,
-        awaited_by=waits.awaited_by,
-        listeners=waits.listeners,
     )
 
 
 def attempts(rows: Snapshot, record: PromiseRecord) -> list[Attempt]:
     """The attempts that failed, with the last one, which rejected the promise, if one did."""
     told: list[Attempt] = []
-    while (kept := rows.promises.get(ids.retry(record.id, len(told) + 1))) is not None:
+    runs = [one.id for one in rows.promises.values() if one.function == AGAIN and ids.parent_of(one.id) == record.id]
+    at = max(runs, default=record.id)
+    while (kept := rows.promises.get(ids.retry(at, len(told) + 1))) is not None:
         due = kept.timeout_at
         if due is not None and record.settled_at is not None and record.settled_at < due:
             due = None  # settled over its head: there was no next one
@@ -200,33 +200,48 @@ def tree(rows: Snapshot, id: str, now_ms: int) -> Tree:
         while parent is not None and parent not in rows.promises:
             parent = ids.parent_of(parent)
         below.setdefault(parent or id, []).append(one)
-    waiting, nodes, left = _Waiting(rows), list[Node](), [(id, 0)]
+    waiting, nodes, left = _Waiting(rows, now_ms), list[Node](), [(id, 0)]
     while left:
         one, depth = left.pop()
-        who = waiting.of(one)
-        nodes.append(
-            Node(
-                **brief(rows.promises[one], rows.tasks.get(one), now_ms),
-                depth=depth,
-                awaits=who.awaits,
-                awaited_by=who.awaited_by,
-                listeners=who.listeners,
-            )
-        )
+        told = brief(rows.promises[one], rows.tasks.get(one), now_ms)
+        nodes.append(Node(**told, **waiting.of(one), depth=depth))
         left += [(child, depth + 1) for child in reversed(below.get(one, []))]
     return Tree(id=id, promises=nodes)
 
 
 class _Waiting:
-    """Who waits for what, by id."""
+    """Who waits for what, by id.
 
-    def __init__(self, rows: Snapshot) -> None:
+    A suspended execution has left with the store what it waits for. Of one that runs the store knows what it made and
+    what of that is pending; for which of it the code waits just now is known in its process alone.
+    """
+
+    def __init__(self, rows: Snapshot, now_ms: int) -> None:
+        self._rows, self._now_ms = rows, now_ms
         self._awaits = _grouped((callback.awaiter, callback.awaited) for callback in rows.callbacks)
         self._awaited_by = _grouped((callback.awaited, callback.awaiter) for callback in rows.callbacks)
         self._listeners = _grouped((one.promise, one.process) for one in rows.listeners if not one.fired)
+        self._made = _grouped((one.creator, id) for id, one in rows.promises.items() if one.creator)
 
     def of(self, id: str) -> Waits:
-        return Waits(self._awaits.get(id, []), self._awaited_by.get(id, []), self._listeners.get(id, []))
+        return Waits(
+            awaits=self._awaits.get(id, []),
+            awaited_by=self._awaited_by.get(id, []),
+            listeners=self._listeners.get(id, []),
+            pending_below=self._pending_below(id),
+        )
+
+    def _pending_below(self, id: str) -> list[Brief]:
+        """Of the pending promises that a running execution has made those that none of the others is below."""
+        task = self._rows.tasks.get(id)
+        if task is None or task.state is not TaskState.ACQUIRED or self._brief(id)["state"] != "pending":
+            return []
+        pending = [one for one in map(self._brief, self._made.get(id, [])) if one["state"] == "pending"]
+        above = {one["parent"] for one in pending}
+        return [one for one in pending if one["id"] not in above]
+
+    def _brief(self, id: str) -> Brief:
+        return brief(self._rows.promises[id], self._rows.tasks.get(id), self._now_ms)
 
 
 def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
@@ -237,9 +252,9 @@ def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def _place(id: str) -> tuple[str, list[tuple[int, int]]]:
-    """Ids in the order of their places: `:10` after `:9`; after the invocations branches, then attempts that failed."""
+    """Ids in the order of their places: `:10` after `:9`; invocations, then branches, failed attempts, a later run."""
     root, _, place = id.partition(":")
-    steps = [(_KINDS.get(step[:1], 0), step.lstrip("~!")) for step in place.split(".")]
+    steps = [(_KINDS.get(step[:1], 0), step.lstrip("~!@")) for step in place.split(".")]
     return root, [(kind, int(number)) for kind, number in steps if number.isdecimal()]
 
 

@@ -1,21 +1,23 @@
 """`dasync invoke` and `dasync wait`: a visitor invokes a function, or waits for what comes of a promise.
 
 To invoke is one command to the store. To wait is to be a guest: a process without functions, in a group of its own,
-that is told of the settlement at once by its doorbell. It runs nothing and settles nothing.
+that is told of the settlement at once by its doorbell. Both say what is missing where nothing goes on without it: a
+worker, or somebody who resumes. This file runs nothing and settles nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import shlex
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple, TypedDict
 
-from dasync.cli import facts, render
-from dasync.cli.commands import MAX_PAYLOAD_BYTES, existing, not_found, opened
+from dasync.cli import facts, render, say, served
+from dasync.cli.commands import MAX_PAYLOAD_BYTES, existing, not_found, opened, store_path
 from dasync.core import ids
-from dasync.core.model import PromiseRecord, State, TaskRecord, TaskState
+from dasync.core.model import ProcessRecord, PromiseRecord, State, TaskRecord, TaskState
 from dasync.core.protocol import PromiseCreate, PromiseGet, Status, TaskGet
 from dasync.errors import PromiseConflict
 from dasync.loop import EventLoop
@@ -26,6 +28,7 @@ from dasync.runtime.root import FRESH_ID_BYTES, SEED_BYTES, conflict, stands_for
 from dasync.stores.sqlite import SqliteStore
 from dasync.system import SystemClock, SystemEntropy
 from dasync.transports import local
+from dasync.transports.local import LocalTransport
 
 GUESTS = "dasync-wait"  # nobody works for it, so a guest is never taken for a worker of anybody's group
 TELL_AFTER_S = 2.0
@@ -64,6 +67,13 @@ class Waited(TypedDict):
     error: facts.ErrorFacts | None
 
 
+class Made(NamedTuple):
+    """What came of invoking, and what has to happen before it goes on, where that is known."""
+
+    facts: Invoked
+    hint: str
+
+
 class Came(NamedTuple):
     """What came of waiting, and what there is to complain of."""
 
@@ -71,27 +81,31 @@ class Came(NamedTuple):
     complaint: str
 
 
-async def invoke(store: str, wanted: Invocation) -> Invoked:
+class Seen(NamedTuple):
+    """A promise, and what it needs to go on, where that is known."""
+
+    record: PromiseRecord
+    hint: str
+
+
+async def invoke(store: str, wanted: Invocation) -> Made:
     """Make a root promise with a task; of an id that is in use for the same invocation, the one that is there."""
     create = _command(wanted)
     async with opened(store) as rows:
-        committed = await rows.transact([create])
-        groups = {process.group for process in await rows.processes()}
+        committed = await rows.transact([create, TaskGet(create.id)])
+        processes = await rows.processes()
     local.ring(committed.doorbells)
-    reply = committed.replies[0]
+    reply, claim = committed.replies
     record = reply.promise
     if record is None:
         raise not_found(store, create.id)
     if not stands_for(create, record):
         raise PromiseConflict(conflict(record, create))
-    group = (record.target or "").partition("/")[0]
-    if record.state is State.PENDING and group not in groups:
-        hint = f"nobody serves group {group!r} now: it waits for `dasync worker APP --group {group}`"
-        print(f"dasync: {hint}", file=sys.stderr, flush=True)
-    return Invoked(
+    invoked = Invoked(
         id=record.id, created=reply.status is Status.CREATED, function=record.function, version=record.version,
         target=record.target,
     )  # fmt: skip
+    return Made(invoked, _hint(store, record, claim.task, processes))
 
 
 def _command(wanted: Invocation) -> PromiseCreate:
@@ -115,26 +129,51 @@ def _command(wanted: Invocation) -> PromiseCreate:
     )
 
 
-async def wait(store: str, id: str, timeout_s: float | None) -> Came:
-    """Wait until a promise is settled, or until `timeout_s` is over."""
-    record, task = await _look(store, id)
-    if record.state is State.PENDING:
+async def wait(store: str, id: str, patience_s: float | None) -> Came:
+    """Wait until a promise is settled, or until `patience_s` is over; says at once what it needs to go on."""
+    seen = await _look(store, id)
+    said = seen.hint
+    if said:
+        say.complaint(said)
+    if seen.record.state is State.PENDING:
         rows = SqliteStore(existing(store), SystemClock())
         with suppress(TimeoutError):
-            async with EventLoop(rows, group=GUESTS, functions=[]) as loop, asyncio.timeout(timeout_s), _told(id):
+            async with EventLoop(rows, group=GUESTS, functions=[]) as loop, asyncio.timeout(patience_s), _told(id):
                 await _settled(loop.get(id))
-        record, task = await _look(store, id)
-    return Came(_waited(record), _complaint(record, task))
+        seen = await _look(store, id)
+    return Came(_waited(seen.record), _complaint(seen, said))
 
 
-async def _look(store: str, id: str) -> tuple[PromiseRecord, TaskRecord | None]:
+async def _look(store: str, id: str) -> Seen:
     async with opened(store) as rows:
-        committed = await rows.transact([PromiseGet(id), TaskGet(id)])
+        committed = await rows.transact([PromiseGet(id)])
+        record = committed.replies[0].promise
+        if record is None:
+            raise not_found(store, id)
+        claim = await rows.transact([TaskGet(_claimed(record))])
+        processes = await rows.processes()
     local.ring(committed.doorbells)
-    record = committed.replies[0].promise
-    if record is None:
-        raise not_found(store, id)
-    return record, committed.replies[1].task
+    return Seen(record, _hint(store, record, claim.replies[0].task, processes))
+
+
+def _claimed(record: PromiseRecord) -> str:
+    """The promise whose task computes this one: itself, or the execution that it is part of."""
+    return record.id if record.target or not record.creator else record.creator
+
+
+def _hint(store: str, record: PromiseRecord, task: TaskRecord | None, processes: Sequence[ProcessRecord]) -> str:
+    """What has to happen before a promise goes on, in a line; empty where nothing is known to be missing."""
+    if record.state is not State.PENDING or record.timer or not record.function or task is None:
+        return ""
+    if task.state is TaskState.HALTED:
+        why = render.clean(render.first_line(task.reason)) or "its code did not fit what is recorded"
+        return f"{task.id} is halted: {why}; correct the code, then `dasync resume {shlex.quote(task.id)}`"
+    transport = LocalTransport(store_path(store))
+    live = served.live(processes, transport.dead(processes), SystemClock().now_ms(), transport.host)
+    if served.is_served(task.target, live) or any(one.id == task.process for one in live):
+        return ""
+    who = "process" if "/" in task.target else "group"
+    return f"nobody serves {who} {task.target!r} now: it waits for `{served.worker_for(task.target)}`"
 
 
 async def _settled(promise: Promise[object]) -> None:
@@ -155,7 +194,9 @@ def _waited(record: PromiseRecord) -> Waited:
     )
 
 
-def _complaint(record: PromiseRecord, task: TaskRecord | None) -> str:
+def _complaint(seen: Seen, said: str) -> str:
+    """Why there is no value, in a line that does not repeat the hint that was `said`."""
+    record = seen.record
     more = f"`dasync show {record.id}` tells more"
     if record.state is State.RESOLVED:
         return ""
@@ -165,9 +206,8 @@ def _complaint(record: PromiseRecord, task: TaskRecord | None) -> str:
     if record.state is not State.PENDING:
         reason = facts.reason(record)
         return f"promise {record.id!r} {_ENDS[record.state]}{f' ({render.clean(reason)})' if reason else ''}; {more}"
-    if task is not None and task.state is TaskState.HALTED:
-        return f"promise {record.id!r} is halted: correct its code, then `dasync resume {record.id}`"
-    return f"promise {record.id!r} is pending still and goes on; `dasync wait {record.id}` waits again"
+    again = seen.hint if seen.hint != said else ""
+    return f"promise {record.id!r} is pending still; {again or f'`dasync wait {record.id}` waits again'}"
 
 
 @asynccontextmanager

@@ -1,7 +1,7 @@
 """The program that a worker runs: where its sources are, and its import, with whatever goes wrong in one line.
 
-A program is a module, found on the path or in the working directory, or a file. Its functions register themselves as
-it is imported; this file looks at none of them.
+A program is a module, found on the path or in the working directory, or a file; where it is only read, a folder too.
+Its functions register themselves as it is imported; this file looks at none of them.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from traceback import extract_tb
 from types import ModuleType
 
 from dasync.errors import DasyncError
+
+NO_SOURCES = frozenset({"__pycache__", "node_modules", "site-packages"})
 
 
 def import_app(app: str) -> ModuleType:
@@ -41,6 +44,45 @@ def folders(app: str) -> list[Path]:
     return [here] if not places or any(place.is_relative_to(here) for place in places) else places
 
 
+def sources(app: str) -> list[Path]:
+    """Its source files, without importing it: a file, or all of a folder or a package.
+
+    Raises `DasyncError` where there are none.
+    """
+    if app.endswith(".py"):
+        return [_file(app)]
+    place = Path(app).resolve() if Path(app).is_dir() else _place(app)
+    found = [place] if place.is_file() else list(_inside(place))
+    if not found:
+        raise DasyncError(f"there is no Python file in {place}; give a module, a file or a folder")
+    return found
+
+
+def _place(app: str) -> Path:
+    """The file or folder of a module. `find_spec` of one in a package would import that package."""
+    spec, (_, *rest) = _spec(app), app.split(".")
+    tops = [Path(place) for place in spec.submodule_search_locations or ()]
+    if spec.submodule_search_locations is None and spec.origin and spec.has_location and not rest:
+        tops = [Path(spec.origin)]
+    places = [top.joinpath(*rest) for top in tops]
+    places += [place.with_name(f"{place.name}.py") for place in places]
+    found = next((place for place in places if place.is_dir() or (place.suffix == ".py" and place.is_file())), None)
+    if found is None:
+        raise DasyncError(f"there is no source of the module {app!r} to be read; give a file with its .py")
+    return found.resolve()
+
+
+def _inside(folder: Path) -> Iterator[Path]:
+    """The Python files of a folder, but not those of environments in it and of what is hidden."""
+    for at, folders, files in os.walk(folder):
+        here = Path(at)
+        yield from (here / name for name in sorted(files) if name.endswith(".py"))
+        folders[:] = sorted(
+            name for name in folders
+            if name not in NO_SOURCES and not name.startswith(".") and not (here / name / "pyvenv.cfg").exists()
+        )  # fmt: skip
+
+
 def _file(app: str) -> Path:
     path = Path(app)
     if not path.is_file():
@@ -50,14 +92,20 @@ def _file(app: str) -> Path:
 
 def _places(app: str) -> list[Path]:
     """The folders of the top module, which is not imported for it."""
+    spec = _spec(app)
+    if spec.submodule_search_locations is not None:
+        return [Path(place).resolve() for place in spec.submodule_search_locations]
+    return [Path(spec.origin).resolve().parent] if spec.origin and spec.has_location else []
+
+
+def _spec(app: str) -> ModuleSpec:
+    """The top module, found and not imported."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     spec = importlib.util.find_spec(app.partition(".")[0])
     if spec is None:
         raise DasyncError(f"there is no module {app!r} on the path or in {os.getcwd()}; a file is given with its .py")
-    if spec.submodule_search_locations is not None:
-        return [Path(place).resolve() for place in spec.submodule_search_locations]
-    return [Path(spec.origin).resolve().parent] if spec.origin and spec.has_location else []
+    return spec
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -83,6 +131,14 @@ def _explained(app: str) -> Iterator[None]:
         guard = 'if __name__ == "__main__":'
         raise DasyncError(f"{app} ends the program when imported; put that under `{guard}`") from error
     except Exception as error:
-        frames = extract_tb(error.__traceback__)
-        at = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-        raise DasyncError(f"importing {app} failed: {type(error).__name__}: {error}{at}; fix it first") from error
+        what = f"{type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else error}"
+        raise DasyncError(f"importing {app} failed: {what}{_line(error)}; fix it first") from error
+
+
+def _line(error: Exception) -> str:
+    """Where it is to be corrected: the line that Python cannot read, else the last one that it ran."""
+    if isinstance(error, SyntaxError) and error.filename and os.path.exists(error.filename):
+        return f" at {error.filename}:{error.lineno or 1}"
+    frames = [one for one in extract_tb(error.__traceback__) if not one.filename.startswith("<frozen ")]
+    theirs = [one for one in frames if one.filename not in (__file__, importlib.__file__)]
+    return f" at {theirs[-1].filename}:{theirs[-1].lineno}" if theirs else ""

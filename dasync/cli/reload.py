@@ -47,7 +47,7 @@ def _command(args: argparse.Namespace) -> list[str]:
     """The same worker without `--reload`. Without bytecode: two edits within a second may leave a stale one."""
     given = {
         "--store": args.store, "--group": args.group, "--process": args.process, "--lease": args.lease,
-        "--concurrency": args.concurrency, "--durability": args.durability,
+        "--concurrency": args.concurrency, "--processes": args.processes, "--durability": args.durability,
     }  # fmt: skip
     options = [str(part) for option in given.items() if option[1] is not None for part in option]
     json = ["--json"] if args.json else []

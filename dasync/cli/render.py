@@ -11,12 +11,15 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dasync.analysis.hazards import Checked, Finding
     from dasync.cli.facts import Arguments, Attempt, Brief, Check, ErrorFacts, Listing, Node, Shown, Tree
 
 COLORS = {"pending": "yellow", "resolved": "green", "rejected": "red", "canceled": "magenta", "timedout": "red"}
 OUTSIDE = "(settled outside)"
 RETRY = "dasync.retry"  # the function of a timer that keeps a failed attempt
+AGAIN = "dasync.again"  # of what keeps the arguments of a function that has started over
 MAX_ATTEMPTS = 20  # that are told of, the latest
+MAX_BELOW = 20  # promises below one that are told of, the first
 _UNITS = (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000))
 
 
@@ -40,11 +43,14 @@ def promise(facts: Shown) -> str:
         ("python", (task["python"] or "") if task else ""),
         ("tags", _json(facts["tags"]) if facts["tags"] else ""),
         ("waits for", ", ".join(facts["awaits"])),
+        *_below(facts),
         ("awaited by", ", ".join([*facts["awaited_by"], *(f"process {one}" for one in facts["listeners"])])),
     ]
     text = "\n".join(f"{name:<10}  {clean(value)}" for name, value in lines if value)
-    if error and error["traceback"]:
-        text += "\n\n" + "\n".join(clean(line) for line in error["traceback"].rstrip().splitlines())
+    halted = (task["reason"] or "") if task else ""
+    for more in (error["traceback"] if error else "", halted):
+        if more:
+            text += "\n\n" + "\n".join(map(clean, more.rstrip().splitlines()))
     return text
 
 
@@ -81,11 +87,13 @@ def print_tree(facts: Tree) -> None:
 
 
 def listing(facts: Listing) -> str:
-    """A list of promises, a line each."""
-    rows = [
-        (one["id"], _state(one), _function(one), _task(one), _time(one["created_at"])) for one in facts["promises"]
-    ]
-    return columns(("ID", "STATE", "FUNCTION", "TASK", "CREATED"), rows) if rows else "no promises"
+    """A list of promises, a line each, and for one that is halted what is first said of why."""
+    found = facts["promises"]
+    rows = [[one["id"], _state(one), _function(one), _task(one), _time(one["created_at"])] for one in found]
+    head, reasons = ["ID", "STATE", "FUNCTION", "TASK", "CREATED"], [first_line(_reason(one)) for one in found]
+    if any(reasons):
+        head, rows = [*head, "REASON"], [[*row, reason] for row, reason in zip(rows, reasons, strict=True)]
+    return columns(head, rows) if rows else "no promises"
 
 
 def checks(found: Sequence[Check]) -> str:
@@ -95,6 +103,19 @@ def checks(found: Sequence[Check]) -> str:
         clean(f"{status:<4}  {check:<9}  {detail}" + (f"; {remedy}" if remedy else ""))
         for status, check, detail, remedy in rows
     )
+
+
+def checked(facts: Checked) -> str:
+    """What is hazardous in a program, each with its line and what to use instead; then how much was looked at."""
+    count, excused = len(facts["findings"]), facts["excused"]
+    told = ", ".join(
+        [
+            _count(facts["files"], "file"),
+            _count(facts["functions"], "function") + f" that invoke{'s' if facts['functions'] == 1 else ''}",
+            _count(count, "finding") + (f" ({excused} excused)" if excused else ""),
+        ]
+    )
+    return "\n".join([*map(_finding, facts["findings"]), told])
 
 
 def columns(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Iterable[int] = ()) -> str:
@@ -125,6 +146,11 @@ def duration(ms: int) -> str:
     return " ".join(parts[:2])
 
 
+def first_line(text: str) -> str:
+    """What comes first, of a text of several lines."""
+    return text.partition("\n")[0]
+
+
 def clean(text: str) -> str:
     """Without control characters."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -134,17 +160,29 @@ def clean(text: str) -> str:
 
 
 def _node(node: Node) -> list[str]:
-    """Id, function, state; then, where there is any, task and who waits."""
-    parts = [node["id"], _function(node), _state(node)]
-    if node["task"] is not None and node["state"] == "pending":
-        parts.append(_task(node))
+    """A promise in a call tree; then, where there is any, who waits."""
+    parts = _parts(node)
     if node["awaits"]:
         parts.append(f"waits for {_some(node['awaits'])}")
+    if node["pending_below"]:
+        parts.append(f"pending below it: {_some([one['id'] for one in node['pending_below']])}")
     if node["awaited_by"]:
         parts.append(f"awaited by {_some(node['awaited_by'])}")
     if node["listeners"] and node["state"] == "pending":
         parts.append(f"awaited in {_some(node['listeners'])}")
     return [clean(part) for part in parts]
+
+
+def _parts(one: Brief) -> list[str]:
+    """Id, function, state; while it is pending, what that depends on: its task, the time."""
+    parts, task = [one["id"], _function(one), _state(one)], one["task"]
+    if one["state"] != "pending":
+        return parts
+    if task is not None:
+        parts.append(_task(one) + (f", target {one['target']}" if task["state"] == "pending" else ""))
+    if one["timeout_at"] is not None:
+        parts.append(f"deadline {_time(one['timeout_at'])}")
+    return parts
 
 
 def _state(one: Brief) -> str:
@@ -153,7 +191,7 @@ def _state(one: Brief) -> str:
 
 
 def _function(one: Brief) -> str:
-    if one["function"] is None or one["function"] == RETRY:  # whose version counts the failures, as its id does
+    if one["function"] in (None, RETRY, AGAIN):  # whose version counts the failures or the runs, as its id does
         return one["function"] or OUTSIDE
     return one["function"] + (f" version {one['version']}" if one["version"] != 1 else "")
 
@@ -164,6 +202,10 @@ def _task(one: Brief) -> str:
         return ""
     by = f" by {task['process']}" if task["process"] else ""
     return f"task {task['state']}{by}, version {task['version']}"
+
+
+def _reason(one: Brief) -> str:
+    return "" if one["task"] is None else one["task"]["reason"] or ""
 
 
 def _attempts(facts: Shown) -> list[tuple[str, str]]:
@@ -180,6 +222,27 @@ def _attempts(facts: Shown) -> list[tuple[str, str]]:
 def _attempt(one: Attempt) -> str:
     due = f"; the next one at {_time(one['next_at'])}" if one["next_at"] else ""
     return f"{one['number']} failed at {_time(one['failed_at'])}, {_error(one['error'])}{due}"
+
+
+def _below(facts: Shown) -> list[tuple[str, str]]:
+    """A line for each promise that a running execution may wait for."""
+    task, found = facts["task"], facts["pending_below"]
+    if task is None or task["state"] != "acquired" or facts["state"] != "pending":
+        return []
+    told = ["  ".join(_parts(one)) for one in found[:MAX_BELOW]] or ["nothing that the store knows of is pending"]
+    if len(found) > MAX_BELOW:
+        told.append(f"and {len(found) - MAX_BELOW} more: `dasync tree {facts['id']}` shows them")
+    return list(zip(["below it", *[""] * (len(told) - 1)], told, strict=True))
+
+
+def _finding(one: Finding) -> str:
+    at = f"{one['path']}:{one['line']}:{one['column']}"
+    what = clean(f"{at}: {one['code']}: in {one['function']!r} {one['why']}; use {one['use']}")
+    return f"{what}\n    {clean(one['source'])}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _error(error: ErrorFacts) -> str:

@@ -23,6 +23,7 @@ from dasync.cli.program import import_app
 from dasync.errors import DasyncError
 from dasync.loop import EventLoop
 from dasync.runtime import registry
+from dasync.runtime.clocks import loop_factory
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 STDIN = 0
@@ -35,7 +36,8 @@ def worker(args: argparse.Namespace) -> int:
     names = sorted({made.name for made in registry.registered().values()})
     if not names:
         raise DasyncError(f"{args.app} defines no durable function: put @dasync.function on what it is to run")
-    asyncio.run(_work(args, names))
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(_work(args, names))
     return 0
 
 
@@ -49,6 +51,7 @@ async def _work(args: argparse.Namespace, names: Sequence[str]) -> None:
             process=args.process,
             lease=args.lease,
             concurrency=args.concurrency,
+            processes=args.processes,
             durability=args.durability,
         )
         failures: list[BaseException] = []

@@ -122,7 +122,10 @@ async def _settle(store: str, command: PromiseSettle) -> tuple[PromiseRecord, Pr
         local.ring(looked.doorbells)
         before = looked.replies[0].promise
         if before is None:
-            raise not_found(store, command.id)
+            raise PromiseNotFound(
+                f"{store} holds no promise {command.id!r} yet: it can be {command.state.value} once its program has"
+                " made it; wait until `dasync list --state pending` shows it, or see there which id it has"
+            )
         if before.function:
             raise PromiseConflict(
                 f"promise {command.id!r} is settled by {before.function!r}; only those of dasync.promise() are"
@@ -137,9 +140,7 @@ async def _settle(store: str, command: PromiseSettle) -> tuple[PromiseRecord, Pr
 
 
 def _another(after: PromiseRecord) -> PromiseConflict:
-    return PromiseConflict(
-        f"promise {after.id!r} is {after.state.value} with another outcome; `dasync show` tells it"
-    )
+    return PromiseConflict(f"promise {after.id!r} is {after.state.value} with another outcome; `dasync show` tells it")
 
 
 def _told(data: bytes) -> Told:

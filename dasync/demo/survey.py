@@ -128,5 +128,5 @@ def _noted(what: str) -> Iterator[None]:
 def _note(event: str, what: str) -> None:
     path = os.environ.get(LEDGER)
     if path:
-        with open(path, "a", encoding="utf-8") as ledger:
+        with open(path, "a", encoding="utf-8") as ledger:  # dasync: ok, each run of a body is to leave its note
             ledger.write(f"{event} {os.getpid()} {what}\n")  # one write, at the file's end: processes do not mix
