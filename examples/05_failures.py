@@ -3,9 +3,11 @@
     until python examples/05_failures.py; do echo "it crashed; again"; done
 
 Each step may fail half of the time, in both ways. What has succeeded once is never done again, and the attempts of
-a step that waits for its next one are counted across crashes (`dasync tree journey --store failures.db`).
+a step that waits for its next one are counted across crashes (`dasync tree journey --store failures.db`). What crashes
+five times in a row is halted as poisoned, unless `max_crashes` says otherwise: `dasync resume journey` sends it again.
 """
 
+import asyncio
 import os
 import random
 import sys
@@ -38,9 +40,10 @@ async def journey(steps: int) -> list[str]:
     return story
 
 
-async def main() -> None:
-    print(*await journey.options(id="journey")(3), sep="\n")
+async def main(store: str) -> None:
+    async with dasync.EventLoop(store, max_crashes=100):
+        print(*await journey.options(id="journey")(3), sep="\n")
 
 
 if __name__ == "__main__":
-    dasync.run(main, store=sys.argv[1] if sys.argv[1:] else "failures.db")
+    asyncio.run(main(sys.argv[1] if sys.argv[1:] else "failures.db"))

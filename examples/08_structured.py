@@ -1,6 +1,6 @@
 """Structured concurrency: nothing that a function invoked outlives it, unless it was let go on purpose.
 
-Run it with `python examples/08_structured.py`: a race, a group that fails, a timeout, and a child on its own.
+Run it with `python examples/08_structured.py`: a race, a group that fails, a timeout, all outcomes, a child on its own.
 """
 
 import asyncio
@@ -44,6 +44,8 @@ async def program() -> None:
             await slow
     except TimeoutError:
         print("timeout: the promise goes on,", await slow)
+    for one in await dasync.all_settled(refuse(), fetch("quick", 0.01)):
+        print("settled:", one.state, one.exception() or one.result())
     audit.options(detached=True)("nobody waits for this one")
 
 

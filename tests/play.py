@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NamedTuple, TypeVar
 
+from clocks import FakeClock
+
 import dasync
 from dasync.core import codec
 from dasync.core.invariants import Snapshot, inspect
@@ -14,7 +16,7 @@ from dasync.core.protocol import Command, PromiseSettle, Reply
 from dasync.ports import Store
 
 T = TypeVar("T")
-PATIENCE_S = 10  # a test that takes longer hangs
+PATIENCE_S = 30  # a test that takes longer hangs
 
 
 class World(NamedTuple):
@@ -78,3 +80,16 @@ async def settle(loop: dasync.EventLoop, id: str, value: object) -> None:
     reply = await ask(loop, PromiseSettle(id, State.RESOLVED, codec.encode(value)))
     assert reply.promise is not None, reply.reason
     assert reply.promise.state is State.RESOLVED
+
+
+async def settle_down() -> None:
+    """Let everything that can go on without time go on."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+async def let_pass(clock: FakeClock, seconds: float, steps: int = 20) -> None:
+    await settle_down()
+    for _ in range(steps):
+        clock.advance(seconds / steps)
+        await settle_down()

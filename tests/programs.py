@@ -12,6 +12,7 @@ import logging
 import os
 import resource
 import signal
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,7 @@ import dasync
 from dasync.core import ids
 from dasync.core.protocol import Command
 from dasync.ports import Committed
+from dasync.runtime import turns
 from dasync.runtime.branch import Branch
 from dasync.stores.sqlite import SqliteStore
 from dasync.system import SystemClock
@@ -41,6 +43,11 @@ class Plan:
         """One line of the ledger; it is in the file when this returns."""
         with open(self.ledger, "a", encoding="utf-8") as file:
             file.write(line + "\n")
+
+    def count_of(self, start: str) -> int:
+        """How many lines of the ledger begin like that."""
+        with open(self.ledger, encoding="utf-8") as file:
+            return sum(line.startswith(start) for line in file)
 
     def count(self, line: str) -> int:
         """How many such lines the ledger has."""
@@ -135,7 +142,27 @@ async def nested(where: str | None) -> list[list[str]]:
     return [*tasks[0].result(), *tasks[1].result()]
 
 
-SHAPES = {f.name: f for f in (plain_gather, durable_gather, task_group, nested)}
+@dasync.function
+async def raw_gather(where: str | None) -> list[list[str]]:
+    """What is not recorded, a socket say, decides which sequence goes on."""
+
+    async def inner(name: str) -> list[str]:
+        result = []
+        for i in range(2):
+            await plan.turn_of(f"{name}{i}")
+            result.append(await echo(f"{name}{i}"))
+            plan.let_pass(f"{name}{i}")
+        return result
+
+    return list(await asyncio.gather(inner("a"), inner("b")))
+
+
+@dasync.function
+async def echo(name: str) -> str:
+    return name
+
+
+SHAPES = {f.name: f for f in (plain_gather, durable_gather, task_group, nested, raw_gather)}
 
 
 def two_sequences(
@@ -143,6 +170,7 @@ def two_sequences(
 ) -> object:
     """Run or resume `shape` with its steps in `order`, up to `die_at`."""
     plan.__init__(ledger, order, die_at)  # type: ignore[misc]  # this process's own
+    turns.PATIENCE_S = 0.1  # what one sequence waits for here may be what another one holds back
     if numbered == "by call order":
         Branch.next_call = _by_call_order  # type: ignore[method-assign]  # the ablation
 
@@ -349,6 +377,60 @@ async def loiter(name: str) -> str:
 
 
 @dasync.function
+async def nests(name: str) -> str:
+    """One child is settled, one runs in any worker, and one in this process."""
+    plan.write(f"begin {name} {os.getpid()}")
+    try:
+        await leaf("x")
+        async with asyncio.TaskGroup() as group:
+            group.create_task(loiter.options(on="far")(f"{name}-far"))
+            group.create_task(loiter(f"{name}-here"))
+    finally:
+        plan.write(f"cleaned {name} {os.getpid()}")
+    return name
+
+
+@dasync.function
+async def naps(name: str, seconds: float) -> str:
+    """Wait for nothing but a timer of the host's."""
+    plan.write(f"begin {name} {os.getpid()}")
+    await asyncio.sleep(seconds)
+    plan.write(f"after {name} {os.getpid()}")
+    return f"{name} by {os.getpid()}"
+
+
+@dasync.function
+async def blocks_its_loop(name: str, seconds: float) -> str:
+    """Let nobody else in this process run, the first one who runs it."""
+    first = not plan.count_of(f"begin {name} ")
+    plan.write(f"begin {name} {os.getpid()}")
+    if first:
+        time.sleep(seconds)  # noqa: ASYNC251  # the point
+    plan.write(f"unblocked {name} {os.getpid()}")
+    await asyncio.sleep(0)
+    plan.write(f"after {name} {os.getpid()}")
+    return f"{name} by {os.getpid()}"
+
+
+@dasync.function
+async def ends_its_process(name: str, times: int) -> str:
+    """As a segmentation fault would, the first times."""
+    plan.write(f"begin {name} {os.getpid()}")
+    if plan.count_of(f"begin {name} ") <= times:
+        os._exit(9)
+    return f"{name} by {os.getpid()}"
+
+
+@dasync.function
+def ends_its_process_from_a_thread(name: str, times: int) -> str:
+    """The same where the body runs in a thread."""
+    plan.write(f"begin {name} {os.getpid()}")
+    if plan.count_of(f"begin {name} ") <= times:
+        os._exit(9)
+    return f"{name} by {os.getpid()}"
+
+
+@dasync.function
 async def chatters(name: str) -> str:
     """Write all the time."""
     plan.write(f"begin {name} {os.getpid()}")
@@ -375,7 +457,13 @@ async def waits(gate: str) -> str:
 
 
 def worker(
-    path: str, ledger: str, group: str, lease: float = 10, poll: float = 0.05, names: Sequence[str] | None = None
+    path: str,
+    ledger: str,
+    group: str,
+    lease: float = 10,
+    poll: float = 0.05,
+    names: Sequence[str] | None = None,
+    max_crashes: int = 5,
 ) -> None:
     """Serve `group` until SIGTERM, which drains; `names` limits what it runs."""
     plan.__init__(ledger)  # type: ignore[misc]  # this process's own
@@ -386,8 +474,9 @@ def worker(
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
         functions = None if names is None else [globals()[name] for name in names]
         async with dasync.EventLoop(
-            path, group=group, durability="process", lease=lease, poll=poll, functions=functions
-        ) as loop:
+            path, group=group, durability="process", lease=lease, poll=poll, functions=functions,
+            max_crashes=max_crashes,
+        ) as loop:  # fmt: skip
             plan.write(f"up {os.getpid()} {loop.process}")
             await stop.wait()
             await loop.drain(0.5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from programs import MortalStore, leaf, plan, worker
@@ -41,6 +41,11 @@ async def turn_of(name: str) -> None:
     plan.let_pass(name)
 
 
+async def in_no_hurry() -> None:
+    """Come in late in the second run, when all is settled: what came first is not to be seen any more."""
+    await asyncio.sleep(0 if plan.order else 0.05)
+
+
 @dasync.function
 async def race(where: str | None) -> list[str]:
     one = runner if where is None else runner.options(on=where)
@@ -53,6 +58,7 @@ async def race(where: str | None) -> list[str]:
 async def keeps_losers(_: None) -> list[str]:
     """The slower one goes on, and is recorded before what follows from the decision."""
     slow, fast = runner("a"), runner("b")
+    await in_no_hurry()
     winner = await dasync.race(slow, fast, keep=True)
     await slow
     return [winner, await leaf(winner)]
@@ -89,6 +95,7 @@ async def first_failure(where: str | None) -> list[str]:
 async def keeps_failures(_: None) -> list[str]:
     """Both fail before what follows from the first failure is recorded."""
     both = falls("x"), falls("y")
+    await in_no_hurry()
     try:
         await dasync.all(*both)
     except OSError as error:
@@ -106,9 +113,101 @@ async def falls(name: str) -> str:
 
 
 @dasync.function
+async def first_done(where: str | None) -> list[list[str]]:
+    one = runner if where is None else runner.options(on=where)
+    done, pending = await dasync.wait([one("a"), one("b"), one("c")], return_when=asyncio.FIRST_COMPLETED)
+    first = [promise.result() for promise in done]
+    told = [await leaf(name) for name in first]
+    rest, _ = await dasync.wait(pending)
+    return [first + [promise.result() for promise in rest], told]
+
+
+@dasync.function
+async def until_failure(where: str | None) -> list[list[str]]:
+    one = falls if where is None else falls.options(on=where)
+    done, pending = await dasync.wait([one("x"), one("a"), one("y")], return_when=asyncio.FIRST_EXCEPTION)
+    came = [str(promise.exception() or promise.result())[0] for promise in done]
+    told = [await leaf(name) for name in came]
+    rest, _ = await dasync.wait(pending)
+    return [came + [str(promise.exception() or promise.result())[0] for promise in rest], told]
+
+
+@dasync.function
+async def in_time(where: str | None) -> list[list[str]]:
+    one = runner if where is None else runner.options(on=where)
+    done, pending = await dasync.wait([one("a"), one("b"), one("c")], timeout=0.015)
+    came = [promise.result() for promise in done]
+    told = [await leaf(name) for name in came]
+    rest, _ = await dasync.wait(pending)
+    return [came + [promise.result() for promise in rest], told]
+
+
+@dasync.function
+async def as_they_come(where: str | None) -> list[list[str]]:
+    one = runner if where is None else runner.options(on=where)
+    came = [await promise async for promise in _told(dasync.as_completed(one("a"), one("b"), one("c")))]
+    return [came, [name.upper() for name in came]]
+
+
+@dasync.function
+async def as_roots_come(_: None) -> list[list[str]]:
+    """The one in the middle is no child."""
+    ones = runner("a"), runner.options(id="b")("b"), runner("c")
+    came = [await promise async for promise in _told(dasync.as_completed(*ones))]
+    return [came, [name.upper() for name in came]]
+
+
+async def _told(promises: AsyncIterator[dasync.Promise[str]]) -> AsyncIterator[dasync.Promise[str]]:
+    async for promise in promises:
+        assert promise.done()
+        await leaf(promise.result())
+        yield promise
+
+
+@dasync.function
+async def keeps_pending(_: None) -> list[str]:
+    """The one that is pending settles before what follows from the decision is recorded."""
+    slow, fast = runner("a"), runner("b")
+    await in_no_hurry()
+    done, _pending = await dasync.wait([slow, fast], return_when=asyncio.FIRST_COMPLETED)
+    await slow
+    return [await book("+".join(promise.result() for promise in done))]
+
+
+@dasync.function
+async def comes_late(_: None) -> list[list[str]]:
+    """All of them are children, so their turns tell the order, however late this looks."""
+    ones = runner("a"), runner("b"), runner("c")
+    await in_no_hurry()
+    came = [await book(promise.result()) async for promise in dasync.as_completed(*ones)]
+    done, _pending = await dasync.wait(ones)
+    return [came, [promise.result() for promise in done]]
+
+
+@dasync.function
+async def hears_late(_: None) -> list[str]:
+    """What this process hears of last was settled first, by another execution."""
+    await leaf.options(id="early")("early")
+    own = leaf("own")
+    await own
+    early = leaf.options(id="early")("early")
+    await in_no_hurry()
+    return [await book(promise.result()) async for promise in dasync.as_completed(early, own)]
+
+
+@dasync.function
 async def book(what: str) -> str:
     plan.write(f"book {what}")
     return what
+
+
+@dasync.function
+async def changes(_: None) -> list[str]:
+    """The code as it was, where the plan says "old", else as it was changed."""
+    came = [await leaf("first")]
+    style = "new" if "old" not in plan.order and dasync.patched("style") else "old"
+    came.append(await book(style))
+    return came + await asyncio.gather(book(f"{style} a"), book(f"{style} b"))
 
 
 @dasync.function
@@ -171,6 +270,29 @@ async def cuts_off(_: None) -> list[str]:
     await asyncio.sleep(0.02)
     await going.cancel()
     return [going.state.value, await leaf("home")]
+
+
+@dasync.function
+async def visit(name: str) -> str:
+    plan.write(f"visit {name}")
+    return name
+
+
+@dasync.function
+async def laps(name: str, lap: int = 0) -> int:
+    """A local child that starts over by itself."""
+    await visit(f"{name} lap {lap}")
+    return lap if lap == 1 else laps.again(name, lap + 1)
+
+
+@dasync.function
+async def rounds(number: int, drawn: tuple[str, ...] = ()) -> list[str]:
+    """Two runs, each with two children side by side, one of them a task of its own, and a timer left behind."""
+    await asyncio.gather(visit(f"{number} a"), visit.options(on="default")(f"{number} b"))
+    dasync.sleep(1000)
+    await laps(f"{number}")
+    drawn = (*drawn, str(dasync.uuid4()))
+    return list(drawn) if number == 1 else rounds.again(number + 1, drawn)
 
 
 class Until(SqliteStore):

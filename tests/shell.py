@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -40,6 +41,10 @@ async def pack(folder: str) -> str:
     while not (Path(folder) / "go").exists():
         await asyncio.sleep(0.01)
     return "packed"
+
+@dasync.function
+async def carry(folder: str) -> str:
+    return await pack(folder)
 
 async def main() -> None:
     async with dasync.EventLoop(sys.argv[1], durability="process") as loop:
@@ -86,6 +91,20 @@ def dasync_json(*arguments: str) -> dict[str, object]:
     said = json.loads(dasync(*arguments, "--json"))
     assert isinstance(said, dict)
     return said
+
+
+async def start(*arguments: str) -> asyncio.subprocess.Process:
+    """Begin to run a command, while this process goes on."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    command = (sys.executable, "-m", "dasync", *arguments)
+    return await asyncio.create_subprocess_exec(*command, env=environment(), **pipes)  # type: ignore[arg-type]
+
+
+async def run(*arguments: str) -> tuple[int | None, str, str]:
+    """A command, while this process goes on: its status, what it prints and what it complains of."""
+    process = await start(*arguments)
+    out, complaints = await process.communicate()
+    return process.returncode, out.decode(), complaints.decode()
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 import subprocess
 import sys
 import textwrap
@@ -113,22 +114,29 @@ def test_awaited_outside() -> None:
 
 
 def test_a_blocking_call(memory: World, caplog: pytest.LogCaptureFixture) -> None:
-    """time.sleep in an `async def` stops everybody; how long is told afterwards, and what to write instead."""
+    """time.sleep in an `async def` stops everybody; while it does, it is told where, and what to write instead."""
+    told_meanwhile: list[str] = []
 
     @dasync.function
     async def blocks(seconds: float) -> None:
-        time.sleep(seconds)  # noqa: ASYNC251  # the point
+        for _ in range(100):
+            time.sleep(seconds / 100)  # noqa: ASYNC251  # the point
+            if "stood still" in caplog.text:
+                told_meanwhile.append(caplog.text)
 
     @dasync.function
     def may_block(seconds: float) -> None:
         time.sleep(seconds)
 
     async def main(loop: dasync.EventLoop) -> None:
-        await may_block(1.2)
+        await may_block(1.7)
         assert "stood still" not in caplog.text
-        await blocks(1.2)
-        await until(lambda: "the asyncio loop stood still for 1." in caplog.text)
-        assert "write that with plain `def`, and dasync runs it in a thread" in caplog.text
+        await blocks.options(id="b")(3)
+        assert re.search(
+            r"the asyncio loop has stood still for 1\.0 s: .*test_a_blocking_call.<locals>.blocks of 'b' blocks it at"
+            r" .*test_bad_use.py:\d+: time.sleep\(.* with plain `def`, and dasync", told_meanwhile[0],
+        )  # fmt: skip
+        assert caplog.text.count("stood still") == 1
 
     memory.play(main, poll=0.01)
 
@@ -175,6 +183,60 @@ def test_a_mutable_default() -> None:
         @dasync.function
         async def collects(x: int, seen: list[int] = []) -> list[int]:  # noqa: B006  # the point
             return [*seen, x]
+
+
+def test_a_method() -> None:
+    """What it is called on is not stored: it is refused at the definition, with what to write instead."""
+    instead = "make 'ship' a function of the module, or a @staticmethod, and give it what it needs of 'self' as argum"
+
+    with pytest.raises(TypeError, match=rf"Shop.ship is a method, .* would have no 'self': {instead}"):
+
+        class Shop:
+            @dasync.function
+            async def ship(self, sku: str) -> str:
+                return sku
+
+    with pytest.raises(TypeError, match=r"Store.ship is a method"):
+
+        class Store:
+            @dasync.remote(on="warehouse")
+            async def ship(self, sku: str) -> str: ...
+
+    with pytest.raises(TypeError, match=r"Depot.make is a method, and a worker that runs it would have no 'cls'"):
+
+        class Depot:
+            @classmethod
+            @dasync.function
+            async def make(cls) -> None: ...
+
+
+def test_what_looks_like_a_method_and_is_none(memory: World) -> None:
+    """A static method, and a function within a method, need no object."""
+
+    class Shop:
+        rate = 2
+
+        @staticmethod
+        @dasync.function
+        async def price(items: int) -> int:
+            return 7 * items
+
+        def seller(self) -> Callable[[int], dasync.Promise[int]]:
+            rate = self.rate
+
+            @dasync.function
+            async def sell(self: int) -> int:
+                return rate * self
+
+            return sell
+
+    async def main(loop: dasync.EventLoop) -> None:
+        assert [await Shop.price(1), await Shop().price(2), await Shop().seller()(3)] == [7, 14, 6]
+
+    memory.play(main)
+    for kind in (staticmethod, classmethod):
+        with pytest.raises(TypeError, match=f"not a {kind.__name__}: write @staticmethod, above @"):
+            dasync.function(kind(numbers))
 
 
 def test_the_same_name_twice(memory: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import pty
 import re
@@ -14,8 +15,10 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from shell import SHOP, TIMEOUT_S, dasync, dasync_json, environment, fails, python
+from shell import TIMEOUT_S, dasync, dasync_json, environment, fails, python, run
 
+from dasync import all as all_of
+from dasync import function, remote, sleep
 from dasync.cli import facts, main
 from dasync.cli.render import clean, duration
 from dasync.core.protocol import TaskHalt
@@ -25,34 +28,12 @@ from dasync.stores.sqlite import SqliteStore
 from dasync.system import SystemClock
 
 COMMANDS = (
-    "invoke", "wait", "show", "tree", "list", "resolve", "reject", "cancel", "resume", "worker", "doctor", "demo",
+    "invoke", "wait", "show", "tree", "list", "resolve", "reject", "cancel", "resume", "worker", "check", "doctor",
+    "export", "replay", "demo",
 )  # fmt: skip
 HELP_S = 0.25
+LEASES = ("0", "-1", "0.01", "86401", "inf", "nan", "long")  # that make no sense
 HEAVY = ("asyncio", "anyio", "aiosqlite", "sqlite3", "cattrs", "msgpack", "rich", "shtab", "watchfiles", "dasync.loop")
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A program with durable functions."""
-    path = tmp_path_factory.mktemp("shop") / "shop.py"
-    path.write_text(SHOP)
-    return path
-
-
-@pytest.fixture(scope="module")
-def filled(shop: Path) -> str:
-    """A store in which the shop has run; nobody changes it."""
-    store = str(shop.parent / "filled.db")
-    python(str(shop), store)
-    return store
-
-
-@pytest.fixture
-def store(shop: Path, tmp_path: Path) -> str:
-    """A store of one's own in which the shop has run."""
-    path = str(tmp_path / "own.db")
-    python(str(shop), path)
-    return path
 
 
 # -- the door ----------------------------------------------------------------------------------------------
@@ -89,8 +70,8 @@ def test_each_command_explains_its_json(command: str, capsys: pytest.CaptureFixt
     ("arguments", "what"),
     [
         ((), "COMMAND"),
-        (("frobnicate",), "there is no command 'frobnicate'; see `dasync --help`"),
-        (("lst",), "did you mean 'list'?"),
+        (("frobnicate",), "there is no command 'frobnicate': see `dasync --help`"),
+        (("lst",), "there is no command 'lst': did you mean 'list'? See `dasync --help`"),
         (("completion", "basic"), "basic"),
         (("doctor", "a.py", "b.py"), "b.py"),
         (("list", "--task-state", "lost"), "lost"),
@@ -99,15 +80,25 @@ def test_each_command_explains_its_json(command: str, capsys: pytest.CaptureFixt
         (("invoke", "f", "--tag", "x"), "KEY=VALUE"),
         (("invoke", "f", "--version", "one"), "whole number"),
         (("invoke", "f", "--timeout", "nan"), "number of seconds"),
-        (("wait", "x", "--timeout", "-1"), "--timeout"),
+        (("wait", "x", "--for", "-1"), "--for"),
+        (("wait", "x", "--timeout", "60"), "--timeout"),
+        (("invoke", "f", "--for", "60"), "--wait"),
         (("reject", "x", "no", "--type", "Foo"), "not a builtin error"),
         (("reject", "x", "no", "--type", "KeyboardInterrupt"), "not a builtin error"),
         (("reject", "x", "no", "--type", "UnicodeDecodeError"), "more than a message"),
         (("show",), "ID"),
-        (("list", "--limit", "0"), "whole number"),
+        (("list", "--limit", "0"), "--limit: a whole number"),
+        (("list", "--limit", "9" * 20), "--limit: a whole number"),
         (("list", "--state", "done"), "done"),
         (("resolve", "x", "{"), "--text"),
-        (("worker", "shop", "--concurrency", "many"), "whole number"),
+        (("worker", "shop", "--concurrency", "many"), "--concurrency: a whole number"),
+        (("worker", "shop", "--concurrency", "0"), "--concurrency: a whole number"),
+        (("worker", "shop", "--processes", "0"), "--processes: a whole number"),
+        *((("worker", "shop", "--lease", one), "--lease: a number of seconds from 0.1 to 86400") for one in LEASES),
+        (("check",), "DASYNC_APP"),
+        (("replay",), "DASYNC_APP"),
+        (("replay", "shop.py"), "--id"),
+        (("check", "shop.py", "--store", "shop.db"), "--store"),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(
@@ -123,7 +114,7 @@ def test_wrong_usage_is_one_line_and_status_2(
     "command",
     [
         ("show", "x"), ("tree", "x"), ("list",), ("resolve", "x", "1"), ("resume", "x"), ("invoke", "f"),
-        ("invoke", "f", "--wait"), ("wait", "x"), ("reject", "x", "no"), ("cancel", "x"),
+        ("invoke", "f", "--wait"), ("wait", "x"), ("reject", "x", "no"), ("cancel", "x"), ("export", "x"),
     ],
 )  # fmt: skip
 def test_a_store_that_is_not_there_is_not_made(
@@ -170,6 +161,7 @@ def test_show_tells_all_of_a_promise(filled: str) -> None:
     assert said["tags"] == {"who": "ada"}
     assert said["task"] == {
         "state": "fulfilled", "version": 1, "process": None, "python": f"{sys.version_info[0]}.{sys.version_info[1]}",
+            "reason": None,
     }  # fmt: skip
     child = dasync("show", "bill-1:0", "--store", filled)
     assert '("tea", count=2)' in child
@@ -193,10 +185,58 @@ def test_show_tells_who_waits_for_whom(filled: str) -> None:
     """A suspended execution names what it waits for, and that names the execution."""
     waiting = dasync_json("show", "approval", "--store", filled)
     awaited = dasync_json("show", "approval:0", "--store", filled)
-    assert waiting["awaits"] == ["approval:0"]
+    assert (waiting["awaits"], waiting["pending_below"]) == (["approval:0"], [])
     assert awaited["awaited_by"] == ["approval"]
     assert (awaited["function"], awaited["state"], awaited["settled_at"]) == (None, "pending", None)
     assert dasync_json("show", "too-late", "--store", filled)["state"] == "timedout"
+
+
+@function
+async def rests() -> bool:
+    return await external(bool)
+
+
+@function
+async def errand() -> None:
+    """What waits for all that can be waited for; it has let go of the first one."""
+    ship = remote("ship", on="nowhere")
+    ship.options(detached=True)("tea")
+    await all_of(rests(), ship("cup"), external(timeout=3600), sleep(3600))
+
+
+@function
+async def works() -> None:
+    await asyncio.sleep(TIMEOUT_S)
+
+
+@pytest.mark.asyncio
+async def test_show_and_tree_tell_what_is_pending_below_what_runs(tmp_path: Path) -> None:
+    """It has left no word of what it waits for: what it made, what of that is pending, and what that depends on."""
+    at = ("--store", str(tmp_path / "w.db"))
+    async with asyncio.timeout(TIMEOUT_S), EventLoop(at[1]) as loop:
+        errand.options(id="errand")()
+        works.options(id="works")()
+        while len((await loop.search()).found) < 8:  # noqa: ASYNC110  # nothing tells of what is written behind
+            await asyncio.sleep(0.01)
+        shown, told, tree, drawn, working = await asyncio.gather(
+            run("show", "errand", *at), run("show", "errand", "--json", *at), run("tree", "errand", "--json", *at),
+            run("tree", "errand", *at), run("show", "works", *at),
+        )  # fmt: skip
+    assert re.search(
+        r"^below it +errand:1\.0  \(settled outside\)  pending for [^ ]+ m?s\n"
+        r" +errand:2  ship  pending for [^ ]+ m?s  task pending, version 0, target nowhere\n"
+        r" +errand:3  \(settled outside\)  pending for [^ ]+ m?s  deadline 2\S+ \S+ UTC\n"
+        r" +errand:4  dasync.sleep  pending for [^ ]+ m?s  deadline 2\S+ \S+ UTC$",
+        shown[1], re.M,
+    ), shown[1]  # fmt: skip
+    below = json.loads(told[1])["pending_below"]
+    assert all(set(one) == set(facts.Brief.__annotations__) for one in below)
+    ids = ["errand:1.0", "errand:2", "errand:3", "errand:4"]
+    assert [one["id"] for one in below] == ids
+    nodes = {one["id"]: [below["id"] for below in one["pending_below"]] for one in json.loads(tree[1])["promises"]}
+    assert nodes == {id: ids if id == "errand" else [] for id in ("errand", "errand:0", "errand:1", *ids)}
+    assert drawn[1].splitlines()[0].endswith("  pending below it: errand:1.0, errand:2, errand:3 and 1 more")
+    assert re.search(r"^below it +nothing that the store knows of is pending$", working[1], re.M)
 
 
 def test_tree_draws_the_calls(filled: str) -> None:
@@ -279,6 +319,7 @@ def test_completion_knows_the_commands(shell: str) -> None:
     """Each shell's script names the commands and their options; bash takes its own."""
     script = dasync("completion", shell)
     assert all(command in script for command in (*COMMANDS, "--task-state"))
+    assert (" for " if shell == "tcsh" else "--for") in script
     if shell == "bash":
         ask = "COMP_WORDS=(dasync can); COMP_CWORD=1; _shtab_dasync 2>/dev/null; echo ${COMPREPLY[@]}"
         done = subprocess.run(["bash", "-c", f"{script}\n{ask}"], capture_output=True, text=True, timeout=TIMEOUT_S)
@@ -350,7 +391,12 @@ def test_resolve_settles_a_promise_of_somebody_outside(store: str, capsys: pytes
 
 
 @pytest.mark.parametrize(
-    ("id", "what"), [("nobody", "dasync list"), ("approval", "settled by 'approve'"), ("too-late", "timedout")]
+    ("id", "what"),
+    [
+        ("nobody", "holds no promise 'nobody' yet: it can be resolved once its program has made it; wait"),
+        ("approval", "settled by 'approve'"),
+        ("too-late", "timedout"),
+    ],
 )
 def test_resolve_refuses_what_is_not_to_be_settled_by_hand(
     id: str, what: str, filled: str, capsys: pytest.CaptureFixture[str]
@@ -389,14 +435,22 @@ def test_resume_sends_a_halted_task_again(store: str, capsys: pytest.CaptureFixt
     async def halt() -> None:
         rows = SqliteStore(store, SystemClock())
         await rows.open()
-        await rows.transact([TaskHalt("approval")])
+        await rows.transact([TaskHalt("approval", "it has\x1b diverged\nat length")])
         await rows.close()
 
     assert fails(capsys, "resume", "approval", "--store", store)[0] == 1
     assert fails(capsys, "resume", "bill-1:0", "--store", store)[0] == 1
     asyncio.run(halt())
     assert "task halted" in dasync("tree", "approval", "--store", store)
+    assert dasync("show", "approval", "--store", store).endswith("\n\nit has\\x1b diverged\nat length\n")
+    shown = dasync_json("show", "approval", "--store", store)["task"]
+    assert isinstance(shown, dict)
+    assert shown["reason"] == "it has\x1b diverged\nat length"
+    head, row = dasync("list", "--task-state", "halted", "--store", store).splitlines()
+    assert head.endswith("  REASON")
+    assert row.endswith("  it has\\x1b diverged")
+    assert "REASON" not in dasync("list", "--task-state", "suspended", "--store", store)
     said = dasync_json("resume", "approval", "--store", store)
     task = said["task"]
     assert isinstance(task, dict)
-    assert (said["id"], task["state"]) == ("approval", "pending")
+    assert (said["id"], task["state"], task["reason"]) == ("approval", "pending", None)

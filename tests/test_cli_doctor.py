@@ -24,6 +24,7 @@ from dasync.ports import Clock
 from dasync.stores.filelock import FileLock
 from dasync.stores.sqlite import SCHEMA_VERSION, SqliteStore
 from dasync.system import SystemClock
+from dasync.transports.local import machine_id
 
 CHECKS = [
     "store", "sqlite", "schema", "lock", "wal", "clock", "processes", "held", "halted", "groups", "waiting",
@@ -212,6 +213,13 @@ def test_processes_that_are_gone(store: str, capsys: pytest.CaptureFixture[str])
     )  # fmt: skip
 
 
+def test_of_this_machine_the_kernel_tells(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A process whose wall clock is an hour behind is not gone for that; and a group that it serves is served."""
+    _write(store, _join("bob@1", "g", machine_id()), _task("a", "g"), clock=Shifted(-HOUR_MS))
+    found = _examined(capsys, store)[1]
+    assert (found["processes"]["status"], found["groups"]["status"]) == ("ok", "ok")
+
+
 def test_a_killed_process_is_dead_before_its_lease_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its record lock tells; a worker that is started takes over."""
     store, shop = str(tmp_path / "w.db"), tmp_path / "shop.py"
@@ -229,9 +237,9 @@ def test_a_killed_process_is_dead_before_its_lease_ends(tmp_path: Path, capsys: 
 
 def test_a_halted_task(store: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Fails: it does not go on before it is resumed."""
-    _write(store, _task("order 42", "g"), p.TaskHalt("order 42"))
+    _write(store, _task("order 42", "g"), p.TaskHalt("order 42", "it has diverged\nat length"))
     status, found = _examined(capsys, store)
-    assert (status, found["halted"]["detail"]) == (1, "1 task: order 42 ('ship')")
+    assert (status, found["halted"]["detail"]) == (1, "1 task: order 42 ('ship'), it has diverged")
     assert "`dasync resume 'order 42'`" in str(found["halted"]["remedy"])
 
 

@@ -16,28 +16,12 @@ from typing import IO
 
 import anyio
 import pytest
-from shell import SHOP, TIMEOUT_S, environment, python
+from shell import TIMEOUT_S, environment
 from shell import dasync as command
 from shell import dasync_json as command_json
 
 import dasync
-from dasync.cli import reload
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A program with durable functions."""
-    path = tmp_path_factory.mktemp("shop") / "shop.py"
-    path.write_text(SHOP)
-    return path
-
-
-@pytest.fixture
-def store(shop: Path, tmp_path: Path) -> str:
-    """A store of one's own in which the shop has run."""
-    path = str(tmp_path / "own.db")
-    python(str(shop), path)
-    return path
+from dasync.cli import main, reload
 
 
 @contextmanager
@@ -76,7 +60,7 @@ async def test_a_worker_finishes_what_runs_when_it_is_told_to_stop(shop: Path, t
         assert ready["ready"] is True
         assert ready["process"].startswith("ann@")
         assert (ready["group"], ready["store"], ready["pid"]) == ("packers", path, worker.pid)
-        assert ready["functions"] == ["approve", "bill", "pack", "price"]
+        assert ready["functions"] == ["approve", "bill", "carry", "pack", "price"]
         async with asyncio.timeout(TIMEOUT_S), dasync.EventLoop(path, functions=[]):
             packed = dasync.remote("pack", on="packers")(str(tmp_path))
             await _until(tmp_path / "began")
@@ -120,6 +104,28 @@ def test_a_worker_takes_a_module_of_the_working_directory(shop: Path, store: str
         assert said["value"] is True
         worker.terminate()
         assert worker.wait(TIMEOUT_S) == 0
+
+
+def test_wait_knows_that_a_worker_was_killed(shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """While it lives it serves its group; what it ran, and what was part of that, waits for another one then."""
+    at = ("--store", str(tmp_path / "w.db"))
+
+    def complaints(id: str) -> list[str]:
+        main(["wait", id, "--for", "0", *at])
+        return capsys.readouterr().err.splitlines()
+
+    with _worker(str(shop), "--group", "packers", *at) as worker:
+        assert "is ready" in _line(worker.stdout)
+        main(["invoke", "carry", json.dumps([str(tmp_path)]), "--id", "load", "--on", "packers", *at])
+        while "holds no promise" in complaints("load:0")[0]:
+            pass
+        for id in ("load", "load:0"):
+            assert complaints(id) == [f"dasync: promise {id!r} is pending still; `dasync wait {id}` waits again"]
+        worker.kill()
+        worker.wait()
+        for id in ("load", "load:0"):
+            unserved = "nobody serves group 'packers' now: it waits for `dasync worker APP --group packers`"
+            assert complaints(id)[0] == f"dasync: {unserved}"
 
 
 # -- reload ------------------------------------------------------------------------------------------------
@@ -255,7 +261,11 @@ def test_a_program_that_is_not_there_is_told_so(options: list[str], tmp_path: Pa
         ("nowhere.at_all", None, "no module"),
         ("nowhere.py", None, "no file"),
         ("broken.py", "x = 1 / 0", "ZeroDivisionError: division by zero at "),
-        ("garbled.py", "def", "SyntaxError"),
+        ("garbled.py", "x = 1\ndef f(:", "SyntaxError: invalid syntax at {folder}/garbled.py:2; fix it first\n"),
+        ("torn", "if 1:\nx = 1", ": IndentationError: expected an indented block"),
+        ("torn", "if 1:\nx = 1", " at {folder}/torn.py:2; fix it first\n"),
+        ("evals.py", "x = 1\neval('1 +')", "SyntaxError: invalid syntax at {folder}/evals.py:2; fix it first\n"),
+        ("binary.py", "x = 1\0", "null bytes"),
         ("idle.py", "x = 1", "@dasync.function"),
         ("exits.py", "import sys; sys.exit(3)", "__main__"),
         ("json.py", "x = 1", "another name"),
@@ -265,7 +275,7 @@ def test_a_program_that_is_not_there_is_told_so(options: list[str], tmp_path: Pa
 def test_a_program_that_cannot_work_is_told_why(app: str, source: str | None, what: str, tmp_path: Path) -> None:
     """Whatever is wrong with APP is one line, and no store is made for it."""
     if source is not None:
-        (tmp_path / app).write_text(source)
+        (tmp_path / app).with_suffix(".py").write_text(source)
     done = subprocess.run(
         [sys.executable, "-m", "dasync", "worker", app, "--store", "w.db"],
         capture_output=True, text=True, timeout=TIMEOUT_S, env=environment(), cwd=tmp_path,
@@ -273,5 +283,6 @@ def test_a_program_that_cannot_work_is_told_why(app: str, source: str | None, wh
     assert done.returncode == 1
     assert done.stderr.startswith("dasync: ")
     assert done.stderr.count("\n") == 1
-    assert what in done.stderr
+    assert what.format(folder=tmp_path) in done.stderr
+    assert "frozen" not in done.stderr
     assert not (tmp_path / "w.db").exists()

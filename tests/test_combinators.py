@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import programs
 import pytest
 import racers
 from clocks import FakeClock
-from play import World, rows, settle, until
+from play import World, rows, settle, until, until_rows
 from test_replay import stored, written
 from zygote import Zygote, zygote_of
 
@@ -294,8 +296,15 @@ CRASHES: dict[str, tuple[str, object, list[str], list[str]]] = {
 }
 
 
-def check(name: str, result: Any, before: dict[str, Any], after: dict[str, Any], lines: list[str]) -> None:
+def taken(path: Path) -> dict[str, int]:
+    """The turns of what is settled."""
+    with closing(sqlite3.connect(path)) as connection:
+        return dict(connection.execute("SELECT id, turn FROM promises WHERE turn IS NOT NULL"))
+
+
+def check(name: str, result: Any, before: dict[str, Any], path: Path, lines: list[str]) -> None:
     """What was decided stays, what was undone is undone once and for all, nothing is left behind."""
+    after, turns = stored(path), taken(path)
     assert all(after[id] == was for id, was in before.items() if was[0] != "pending")
     assert "pending" not in {state for state, _ in after.values()}, after
     steps = {"race": "ab", "any_of": "xayb", "first_failure": "xay", "none_of": ""}
@@ -310,8 +319,8 @@ def check(name: str, result: Any, before: dict[str, Any], after: dict[str, Any],
         assert {line[5] for line in lines if line.startswith("leaf")} == {winner}
     else:
         assert result in (["alarm", "HOME"], ["canceled", "HOME"])
-        made, undelivered, _ = after.get("root:0.^", ("", [0, [], None]))[1]
-        heard = {f"root:0.{place}" for place in range(made)} - set(undelivered)
+        made, turn, _ = after.get("root:0.^", ("", [0, 0, None]))[1]
+        heard = {id for place in range(made) if turns.get(id := f"root:0.{place}", turn + 1) <= turn}
         booked = [after[id][1] for id in sorted(heard)]
         undone = [value for id, (_, value) in sorted(after.items()) if id.startswith("root:0.") and id[7:] != "^"]
         assert undone[-len(booked) :] == booked[::-1] if booked else True, after
@@ -345,7 +354,7 @@ def crash(zygote: Zygote, folder: Path, case: str, when: str) -> None:
         resumed = {n: zygote.spawn("racers:mortal", *map(str, paths[n]), name, arg, second, 0, when) for n in points}
         for n in points:
             result = resumed[n].result()
-            check(name, result, before[n], stored(paths[n][0]), written(paths[n][1]))
+            check(name, result, before[n], paths[n][0], written(paths[n][1]))
         if 0 in ended:
             assert start > 4
             return
@@ -418,6 +427,7 @@ def test_a_timeout_loses_no_promise(world: World) -> None:
             promise = here.invoke(impatient.options(id="i"))
             await until(lambda: "go on" in here.awaiters)
             assert (await states(here))["i:0"] == "pending"
+            await until_rows(here, lambda found: "gate" in found.promises)
             await settle(here, "gate", "g")
             await settle(here, "go on", None)
             assert await promise == ["g", "g"]

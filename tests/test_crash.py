@@ -115,9 +115,9 @@ def test_kill_200(tmp_path: Path) -> None:
 
 
 @pytest.mark.campaign
-def test_kill_2000(tmp_path: Path) -> None:
-    """2,000 more."""
-    _kills(tmp_path, 2000, seed=3)
+def test_kill_200_more(tmp_path: Path) -> None:
+    """As often again."""
+    _kills(tmp_path, 200, seed=3)
 
 
 # -- as the kernel sees it ---------------------------------------------------------------------------------------
@@ -135,9 +135,31 @@ asyncio.run(_commit(sys.argv[1], 0, sys.argv[2], acknowledge))
 """
 
 
-def _traced(path: str, durability: str, *options: str) -> subprocess.CompletedProcess[bytes]:
+BEATS = """
+import asyncio, os, sys
+from worlds import join
+from dasync.core.protocol import ProcessHeartbeat
+from dasync.stores.sqlite import SqliteStore
+from dasync.system import SystemClock
+
+async def beat(path, durability):
+    store = SqliteStore(path, SystemClock(), durability)
+    await store.open()
+    await store.transact([join("a")])
+    for _ in range(50):
+        await store.transact([ProcessHeartbeat("a")])
+        os.write(1, b"ack\\n")
+    os._exit(0)
+
+asyncio.run(beat(sys.argv[1], sys.argv[2]))
+"""
+
+
+def _traced(
+    path: str, durability: str, *options: str, program: str = PROGRAM
+) -> subprocess.CompletedProcess[bytes]:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    run = ["strace", "-f", "-qq", *options, sys.executable, "-c", PROGRAM, path, durability]
+    run = ["strace", "-f", "-qq", *options, sys.executable, "-c", program, path, durability]
     return subprocess.run(run, env=env, capture_output=True, check=False, timeout=120)
 
 
@@ -155,6 +177,17 @@ def test_an_acknowledgement_follows_a_sync(tmp_path: Path, durability: str, sync
     assert sum(after) >= synced
     if durability == "process":
         assert sum(after) < 5
+
+
+@pytest.mark.system
+@strace
+def test_what_settles_nothing_waits_for_no_disk(tmp_path: Path) -> None:
+    """At "power" too: power loss ends the process whose beat, claim or acknowledgement it undoes."""
+    log = tmp_path / "strace.txt"
+    options = ("-e", "trace=fdatasync,fsync", "-o", str(log))
+    done = _traced(str(tmp_path / "d.db"), "power", *options, program=BEATS)
+    assert done.stdout == b"ack\n" * 50, done.stderr
+    assert log.read_text().count("sync(") < 25
 
 
 @pytest.mark.system

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -143,12 +144,15 @@ def _listens(port: int) -> bool:
 
 
 def test_structured() -> None:
-    """Losers and siblings are canceled; a promise outlives a timeout around its await, a detached child its parent."""
+    """Losers and siblings are canceled; a promise outlives a timeout around its await, a detached child its parent; of
+    several promises each outcome is had."""
     assert _run("examples/08_structured.py").stdout.splitlines() == [
         "race: from hare",
         "  tortoise is canceled",
         "group: not today",
         "timeout: the promise goes on, from slow",
+        "settled: rejected not today",
+        "settled: resolved from quick",
         "  sibling is canceled",
         "the program is over",
         "  audit: nobody waits for this one",
@@ -163,3 +167,64 @@ def test_saga(tmp_path: Path) -> None:
         1, ["booked: flight", "booked: hotel", "undone: hotel-1"],
     )  # fmt: skip
     assert _run("examples/09_saga.py", store).stdout.splitlines() == ["undone: flight-1", "no trip: no car is left"]
+
+
+def test_batching() -> None:
+    """Hundreds of executions insert with a few transactions, and the one that may not is the one that fails."""
+    first, failed, told = _run("examples/10_batching.py").stdout.splitlines()
+    assert (first, failed) == ("user-0 is user 1", "ValueError('no name')")
+    found = re.fullmatch(r"501 sign-ups, (\d+) transactions?", told)
+    assert found is not None
+    assert int(found[1]) < 20
+
+
+def test_pipeline() -> None:
+    """Each stage has had each file, and no file is transformed before it is fetched or loaded before that."""
+    bars = re.findall(r"^ *(\w+) \|( *)(#+)$", python("examples/11_pipeline.py"), re.MULTILINE)
+    stages = {name: [(len(gap), len(gap) + len(bar)) for one, gap, bar in bars if one == name] for name, *_ in bars}
+    assert {name: len(found) for name, found in stages.items()} == dict.fromkeys(stages, len(EXAMPLES))
+    assert list(stages) == ["fetch", "transform", "load"]
+    for before, after in (("fetch", "transform"), ("transform", "load")):
+        assert min(at for at, _ in stages[before]) <= min(at for at, _ in stages[after])
+        assert max(at for _, at in stages[before]) <= max(at for _, at in stages[after])
+
+
+def test_failover() -> None:
+    """The other worker goes on when the sleep has ended, not three seconds after it has taken over."""
+    said = python("examples/12_failover.py")
+    slept, killed, goes_on = re.findall(r"^ *([\d.]+) s \| *\* (worker \d) (.*)$", said, re.MULTILINE)
+    assert [slept[2], killed[2], goes_on[2]] == ["sleeps", "is killed", "goes on"]
+    assert slept[1] == killed[1] != goes_on[1]
+    assert 1 <= float(killed[0]) < float(goes_on[0])
+
+
+def test_test_your_app() -> None:
+    """The bug is found, with its seed and a replay; the cure holds; both are tests, too."""
+    said = python("examples/13_test_your_app.py")
+    found, _, holds = said.partition("careful:")
+    assert re.match(r"careless:\n\{'ann': (40|10|-\d+), 'bob': \d+\}\ndasync: in a simulated world, seed \d+\n", found)
+    assert re.search(r"^replay   simulate\(.*seeds=\[\d+\], faults='.*kill", found, re.MULTILINE)
+    assert holds == " Tried(seeds=100, points=0, worlds=101)\n"
+    plugin = ("-p", "no:dasync", "-p", "dasync.testing.plugin", "-p", "no:cacheprovider", "-o", "addopts=")
+    done = _run("-m", "pytest", *plugin, "examples/13_test_your_app.py", "-q")
+    assert "1 passed, 1 xfailed" in done.stdout
+
+
+def test_threads() -> None:
+    """What blocks is waited for, and a promise that was given back is what the caller gets."""
+    digests = {text: sha256(text.encode()).hexdigest()[:8] for text in ("tea", "cup", "pot")}
+    assert _run("examples/14_threads.py").stdout.splitlines() == [" ".join(one) for one in digests.items()]
+
+
+def test_crowd() -> None:
+    """No more than ten of those that wait stay, and all go on but the one that is canceled."""
+    waiting, inside = _run("examples/15_crowd.py").stdout.splitlines()
+    found = re.fullmatch(r"500 wait, (\d+) of them resident", waiting)
+    assert found is not None
+    assert int(found[1]) <= 10
+    assert inside == "499 are in, promise 'guest-0' was canceled: went home"
+
+
+def test_limits() -> None:
+    """Two at a time, and counted elsewhere."""
+    assert _run("examples/16_limits.py").stdout == "45 words, 2 at a time\n"

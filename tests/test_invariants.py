@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from clocks import T0
@@ -28,14 +29,14 @@ from dasync.core.transition import Move, Transition
 from dasync.errors import InvariantViolated
 from dasync.stores.rows import Changes
 
-PENDING = PromiseRecord("t", "f", 1, b"", "g", None, False, T0 + 500, "", T0, State.PENDING, None, None)
-RESOLVED = PENDING._replace(state=State.RESOLVED, settled_at=T0, value=b"v")
-TIMEDOUT = PENDING._replace(state=State.TIMEDOUT, settled_at=T0 + 500)
+PENDING = PromiseRecord("t", "f", 1, b"", "g", None, False, T0 + 500, "", T0, 0, State.PENDING, None, None, None)
+RESOLVED = PENDING._replace(state=State.RESOLVED, settled_at=T0, value=b"v", turn=7)
+TIMEDOUT = PENDING._replace(state=State.TIMEDOUT, settled_at=T0 + 500, turn=7)
 WAITING = TaskRecord("t", "g", "f", 1, b"", T0, TaskState.PENDING, 0, None, "", False)
 HELD = WAITING._replace(state=TaskState.ACQUIRED, version=1, process="me")
 SUSPENDED = WAITING._replace(state=TaskState.SUSPENDED, version=1)
 FULFILLED = WAITING._replace(state=TaskState.FULFILLED)
-PROCESS = ProcessRecord("me", "me-name", "g", "host", "", LEASE, T0 + LEASE)
+PROCESS = ProcessRecord("me", "me-name", "g", "host", "", LEASE, T0)
 OTHER = PENDING._replace(id="other", target=None)
 CALLBACK = CallbackRecord("x", "t")
 LISTENER = ListenerRecord("t", "me", False)
@@ -44,6 +45,7 @@ LISTENER = ListenerRecord("t", "me", False)
 
 RECORDS: dict[str, Record] = {
     "well_formed_promise_settled_at_iff_not_pending": PENDING._replace(settled_at=T0),
+    "well_formed_promise_turn_iff_not_pending": PENDING._replace(turn=7),
     "well_formed_promise_pending_has_no_value": PENDING._replace(value=b"v"),
     "well_formed_promise_created_at_lte_timeout_at": PENDING._replace(created_at=T0 + 501),
     "well_formed_promise_created_at_lte_settled_at": RESOLVED._replace(settled_at=T0 - 1),
@@ -57,6 +59,8 @@ RECORDS: dict[str, Record] = {
     "well_formed_task_acquired_version_positive": HELD._replace(version=0),
     "well_formed_task_version_not_negative": WAITING._replace(version=-1),
     "well_formed_task_only_live_ones_are_resumed": FULFILLED._replace(resumed=True),
+    "well_formed_task_crashes_not_negative": WAITING._replace(crashed_at=7),
+    "well_formed_task_only_a_halted_one_has_a_reason": WAITING._replace(reason="why"),
     "well_formed_callback_awaiter_is_not_self": CallbackRecord("t", "t"),
     "well_formed_process_lease_positive": PROCESS._replace(lease_ms=0),
     "well_formed_process_group_has_no_slash": PROCESS._replace(group="g/h"),
@@ -75,7 +79,7 @@ MOVES: dict[str, tuple[Record | None, Record | None]] = {
     "preserved_task_acquisition_only_from_pending": (SUSPENDED, HELD._replace(version=2)),
     "monotone_listener_fires_once": (LISTENER._replace(fired=True), LISTENER._replace(fired=True)),
     "preserved_process_identity": (PROCESS, PROCESS._replace(address="other")),
-    "monotone_process_lease": (PROCESS, PROCESS._replace(expires_at=T0)),
+    "monotone_process_lease": (PROCESS, PROCESS),
     "preserved_callback": (CALLBACK, CALLBACK),
     "preserved_listener": (CALLBACK, LISTENER),
     "monotone_promises_and_tasks_stay": (RESOLVED, None),
@@ -103,11 +107,11 @@ def stored(*records: Record) -> World:
     world = World()
     kinds = (PromiseRecord, TaskRecord, CallbackRecord, ListenerRecord, ProcessRecord)
     kept = [[record for record in records if type(record) is kind] for kind in kinds]
-    world.rows.write(Changes(*(part for born in kept for part in (born, []))))  # type: ignore[arg-type]
+    world.rows.write(Changes(*(part for born in (*kept, []) for part in (born, []))))  # type: ignore[arg-type]
     return world
 
 
-def broken_by(cause: p.Command | p.Due, world: World, moves: list[tuple[Record | None, Record | None]]) -> str:
+def broken_by(cause: p.Cause, world: World, moves: list[tuple[Record | None, Record | None]]) -> str:
     """The property that `hold` names."""
     transition = Transition(Reply(Status.OK), tuple(Move(*move) for move in moves))
     with pytest.raises(InvariantViolated) as caught:
@@ -147,18 +151,46 @@ def _kind(record: Record | None) -> str:
 
 LIVE = (PENDING, HELD, PROCESS)
 X = OTHER._replace(id="x", timeout_at=None)
-X_RESOLVED = X._replace(state=State.RESOLVED, settled_at=T0, value=b"v")
+X_RESOLVED = X._replace(state=State.RESOLVED, settled_at=T0, value=b"v", turn=7)
 CHILD = X._replace(id="t:0", creator="t", timeout_at=T0 + 500)
+MADE = X_RESOLVED._replace(id="t:0", creator="t")
 AGAIN = WAITING._replace(version=1)
+RENEWED = PROCESS._replace(renewed_at=T0 + 1)
+CRASHED = AGAIN._replace(crashes=1)
+HELD_AGAIN = HELD._replace(crashes=1)
+PARKED = AGAIN._replace(state=TaskState.HALTED, crashes=2)
 GET = p.PromiseGet("x")
 
-Case = tuple[int, p.Command | p.Due, tuple[Record, ...], list[tuple[Record | None, Record | None]]]
+
+WAITING_TOO, HELD_TOO = (task._replace(id="u") for task in (WAITING, HELD))
+TWO = (PENDING, PENDING._replace(id="u"), WAITING, WAITING_TOO)
+
+
+def _with_room(tasks: int) -> p.TaskAcquire:
+    return replace(acquire(), rooms=(p.Room(("f",), tasks),))
+
+
+def _starts(id: str) -> p.TaskFence:
+    return p.TaskFence(claim(), p.PromiseAgain(id, b"a"))
+
+
+STARTS = _starts("t:@1")
+KEPT = MADE._replace(id="t:@1", function=p.AGAIN, param=b"a", value=None, timeout_at=T0 + 500)
+KEPT_BELOW, KEPT_FAR, KEPT_NEXT = (KEPT._replace(id=id) for id in ("t:0.@1", "t:2.@1", "t:@2"))
+CHILD = CHILD._replace(function="f")
+EXTERNAL = CHILD._replace(id="t:1", function="")
+WAITS = CallbackRecord("t:1", "t")
+ALONE, STRANGE = MADE._replace(creator=None), MADE._replace(creator="u")
+MADE_BESIDE = MADE._replace(id="t:1")
+FAR = MADE._replace(id="t:2", target="g", function="f")
+FAR_DONE = FULFILLED._replace(id="t:2")
+BELOW_FAR = MADE._replace(id="t:2.0", creator="t:2")
+Case = tuple[int, p.Cause, tuple[Record, ...], list[tuple[Record | None, Record | None]]]
 
 ALLOWED: dict[str, list[Case]] = {  # time since T0, cause, rows, moves
     "authority_claim_holds": [
         (0, p.TaskRelease(claim(version=2)), LIVE, [(HELD, AGAIN)]),
         (0, p.TaskRelease(claim(process="other")), LIVE, [(HELD, AGAIN)]),
-        (LEASE, p.TaskRelease(claim()), LIVE, [(HELD, AGAIN)]),
         (0, p.TaskRelease(claim()), (PENDING, HELD), [(HELD, AGAIN)]),
         (0, p.TaskFence(claim(), create("t:0")), (PENDING, SUSPENDED, PROCESS), [(None, CHILD)]),
         (0, p.TaskFence(claim(), create("t:0")), (PROCESS,), [(None, CHILD)]),
@@ -183,22 +215,33 @@ ALLOWED: dict[str, list[Case]] = {  # time since T0, cause, rows, moves
         (0, GET, (PENDING, WAITING, PROCESS), [(WAITING, HELD)]),
         (0, acquire("other"), (PENDING, WAITING, PROCESS), [(WAITING, HELD)]),
         (0, acquire(), (PENDING, WAITING), [(WAITING, HELD)]),
-        (LEASE, acquire(), (PENDING, WAITING, PROCESS), [(WAITING, HELD)]),
         (0, acquire(), (RESOLVED, WAITING, PROCESS), [(WAITING, HELD)]),
         (0, acquire(), (PENDING, WAITING, PROCESS._replace(group="h")), [(WAITING, HELD)]),
     ],
+    "authority_acquired_no_more_than_asked": [
+        (0, acquire("me", "g/me-name"), (PENDING, WAITING, PROCESS), [(WAITING, HELD)]),
+        (0, p.TaskAcquire("me", ("g",), (("f", 2),), 9), (PENDING, WAITING, PROCESS), [(WAITING, HELD)]),
+        (0, acquire(limit=1), (*TWO, PROCESS), [(WAITING, HELD), (WAITING_TOO, HELD_TOO)]),
+        (0, _with_room(1), (*TWO, PROCESS), [(WAITING, HELD), (WAITING_TOO, HELD_TOO)]),
+    ],
     "authority_released_by_its_holder": [
         (0, p.ProcessLeave("other"), LIVE, [(HELD, AGAIN)]),
-        (LEASE, p.LeaseDue("other"), LIVE, [(HELD, AGAIN)]),
         (0, p.TaskHalt("u"), LIVE, [(HELD, HELD._replace(state=TaskState.HALTED, process=None))]),
         (0, p.TaskContinue("t"), LIVE, [(HELD, AGAIN)]),
         (0, p.TaskRelease(claim()), (*LIVE, HELD._replace(id="u")), [(HELD._replace(id="u"), AGAIN._replace(id="u"))]),
     ],
     "authority_lease_ended_in_time": [
-        (LEASE - 1, p.LeaseDue("me"), (PROCESS,), [(PROCESS, None)]),
-        (LEASE, p.ProcessLeave("other"), (PROCESS,), [(PROCESS, None)]),
-        (0, p.ProcessHeartbeat("other"), (PROCESS,), [(PROCESS, PROCESS._replace(expires_at=T0 + 2 * LEASE))]),
-        (LEASE, p.ProcessHeartbeat("me"), (PROCESS,), [(PROCESS, PROCESS._replace(expires_at=T0 + 2 * LEASE))]),
+        (0, p.ProcessLeave("me", T0 - 1), (PROCESS,), [(PROCESS, None)]),
+        (0, p.ProcessLeave("other"), (PROCESS,), [(PROCESS, None)]),
+        (0, p.Tick(), (PROCESS,), [(PROCESS, None)]),
+        (0, p.ProcessHeartbeat("other"), (PROCESS,), [(PROCESS, RENEWED)]),
+        (0, p.Tick(), (PROCESS,), [(PROCESS, RENEWED)]),
+    ],
+    "authority_crashes_are_counted_at_the_end_of_a_process": [
+        (0, p.TaskRelease(claim()), LIVE, [(HELD, CRASHED)]),
+        (0, p.ProcessLeave("me"), LIVE, [(HELD, CRASHED._replace(crashes=2))]),
+        (0, p.TaskContinue("t"), (PENDING, PARKED), [(PARKED, CRASHED)]),
+        (0, p.TaskRelease(claim()), (PENDING, HELD_AGAIN, PROCESS), [(HELD_AGAIN, AGAIN)]),
     ],
     "authority_settlement_is_whole": [
         (0, resolve("x"), (X, CALLBACK), [(X, X_RESOLVED)]),
@@ -206,6 +249,19 @@ ALLOWED: dict[str, list[Case]] = {  # time since T0, cause, rows, moves
         (0, resolve("t"), (PENDING, WAITING), [(PENDING, RESOLVED)]),
         (0, GET, (X, CALLBACK), [(CALLBACK, None)]),
         (0, GET, (X, LISTENER), [(LISTENER, LISTENER._replace(fired=True))]),
+        (0, STARTS, (*LIVE, EXTERNAL, WAITS), [(None, KEPT), (EXTERNAL, None)]),
+        (0, STARTS, (*LIVE, EXTERNAL, ListenerRecord("t:1", "me", False)), [(None, KEPT), (EXTERNAL, None)]),
+    ],
+    "authority_removed_by_who_starts_over": [
+        (0, STARTS, (*LIVE, CHILD), [(None, KEPT), (CHILD, None)]),
+        (0, STARTS, (*LIVE, ALONE), [(None, KEPT), (ALONE, None)]),
+        (0, STARTS, (*LIVE, STRANGE), [(None, KEPT), (STRANGE, None)]),
+        (0, STARTS, (*LIVE, FAR, FAR_DONE), [(None, KEPT), (FAR, None)]),
+        (0, STARTS, (*LIVE, FAR, FAR_DONE), [(None, KEPT), (FAR_DONE, None)]),
+        (0, STARTS, LIVE, [(None, KEPT), (PENDING, None), (HELD, None)]),
+        (0, _starts("t:0.@1"), (*LIVE, CHILD, MADE_BESIDE), [(None, KEPT_BELOW), (MADE_BESIDE, None)]),
+        (0, _starts("t:2.@1"), (*LIVE, FAR, FAR_DONE, BELOW_FAR), [(None, KEPT_FAR), (BELOW_FAR, None)]),
+        (0, _starts("t:@2"), (*LIVE, KEPT, MADE), [(None, KEPT_NEXT), (MADE, None)]),
     ],
 }
 CASES = [(name, number) for name, cases in ALLOWED.items() for number in range(len(cases))]
@@ -243,7 +299,7 @@ def test_a_state_breaks_it(name: str) -> None:
 
 
 def test_each_property_has_what_breaks_it() -> None:
-    """The tables of this file name what invariants.py names."""
+    """The tables of this file name what invariants.py and authority.py name."""
     assert RECORDS.keys() == RECORD_RULES.keys()
     assert MOVES.keys() == MOVE_RULES.keys() | INLINE
     assert ALLOWED.keys() == invariants.AUTHORITY.keys()
@@ -263,7 +319,13 @@ def test_a_legal_move_is_let_through() -> None:
         (0, resolve("x"), (X, CALLBACK), [(X, X_RESOLVED), (CALLBACK, None)]),
         (0, p.TaskFence(claim(), create("t:0")), LIVE, [(None, CHILD)]),
         (0, acquire(), (PENDING, WAITING, PROCESS), [(WAITING, HELD)]),
-        (LEASE, p.LeaseDue("me"), (PROCESS,), [(PROCESS, None)]),
+        (0, p.ProcessLeave("me", T0), (PROCESS,), [(PROCESS, None)]),
+        (0, p.ProcessLeave("me"), LIVE, [(HELD, CRASHED), (PROCESS, None)]),
+        (0, p.TaskContinue("t"), (PENDING, PARKED), [(PARKED, AGAIN)]),
+        (0, STARTS, (*LIVE, MADE, FAR, FAR_DONE), [(None, KEPT), (MADE, None), (FAR, None), (FAR_DONE, None)]),
+        (0, STARTS, (*LIVE, EXTERNAL, WAITS), [(None, KEPT), (EXTERNAL, None), (WAITS, None)]),
+        (0, _starts("t:0.@1"), (*LIVE, CHILD), [(None, KEPT_BELOW)]),
+        (0, _starts("t:@2"), (*LIVE, KEPT), [(None, KEPT_NEXT), (KEPT, None)]),
         (500, p.PromiseDue("t"), (PENDING, WAITING), [(PENDING, TIMEDOUT), (WAITING, FULFILLED)]),
     ]
     for since, cause, records, moves in legal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import get_args
 
@@ -9,10 +10,10 @@ import pytest
 from clocks import T0
 from worlds import FUNCTIONS, LEASE, World, acquire, claim, create, fulfill, join, resolve
 
+from dasync.core import ids
 from dasync.core import protocol as p
-from dasync.core.model import SETTLED, CallbackRecord, ListenerRecord, State, TaskState
-from dasync.core.protocol import Reply, Status
-from dasync.stores import rows
+from dasync.core.model import SETTLED, CallbackRecord, ListenerRecord, State, TaskRecord, TaskState
+from dasync.core.protocol import Status
 
 SOON = T0 + 500  # a deadline before any lease ends
 NEVER = T0 + 1_000_000
@@ -37,11 +38,13 @@ resolve           | 404 .        | 200 resolved | 200 timedout | 200 .        | 
 reject            | 404 .        | 200 rejected | 200 timedout | 200 .        | 200 .        | 200 .        | 200 .        | 200 rejected | 200 resolved
 cancel            | 404 .        | 200 canceled | 200 timedout | 200 .        | 200 .        | 200 .        | 200 .        | 200 canceled | 200 resolved
 cancel_all        | 404 .        | 200 canceled | 200 timedout | 200 .        | 200 .        | 200 .        | 200 .        | 200 canceled | 200 resolved
-call_back         | 404 .        | 200 pending  | 200 timedout | 200 resolved | 200 rejected | 200 canceled | 200 timedout | 200 pending  | 200 resolved
+call_back         | 404 .        | 201 pending  | 200 timedout | 200 resolved | 200 rejected | 200 canceled | 200 timedout | 201 pending  | 200 resolved
 listen            | 404 .        | 200 pending  | 200 timedout | 200 .        | 200 .        | 200 .        | 200 .        | 200 pending  | 200 resolved
 fence_create      | 201 pending  | 200 .        | 200 timedout | 200 .        | 200 .        | 200 .        | 200 .        | 200 .        | 200 resolved
 fence_settle      | 404 .        | 200 resolved | 200 timedout | 200 .        | 200 .        | 200 .        | 200 .        | 200 resolved | 200 resolved
 fence_cancel      | 404 .        | 200 canceled | 200 timedout | 200 .        | 200 .        | 200 .        | 200 .        | 200 canceled | 200 resolved
+fence_again       | 404 .        | 422 .        | 200 timedout | 200 .        | 200 .        | 200 .        | 200 .        | 422 .        | 200 resolved
+get_claimed       | 404 .        | 200 .        | 200 timedout | 200 .        | 200 .        | 200 .        | 200 .        | 200 .        | 200 resolved
 suspend           | 422 .        | 200 pending  | 300 .        | 300 .        | 300 .        | 300 .        | 300 .        | 200 pending  | 300 .
 task_get          | 404 .        | 404 .        | 404 .        | 404 .        | 404 .        | 404 .        | 404 .        | 404 .        | 404 .
 task_create       | 201 pending  | 422 .        | 422 timedout | 422 .        | 422 .        | 422 .        | 422 .        | 422 .        | 422 resolved
@@ -84,6 +87,8 @@ PROMISE_COMMANDS: dict[str, p.Command] = {
     "fence_create": p.TaskFence(claim("waiter"), create("x")),
     "fence_settle": p.TaskFence(claim("waiter"), resolve("x")),
     "fence_cancel": p.TaskFence(claim("waiter"), p.PromiseCancel("x")),
+    "fence_again": p.TaskFence(claim("waiter"), p.PromiseAgain("x:@1", b"")),
+    "get_claimed": p.PromiseGet("x", claim("waiter")),
     "suspend": p.TaskSuspend(claim("waiter"), ("x",)),
     "task_get": p.TaskGet("x"),
     "task_create": p.TaskCreate("me", create("x", "g")),
@@ -96,13 +101,15 @@ PROMISE_COMMANDS: dict[str, p.Command] = {
 }
 
 TASKS = """
-                   | absent        | pending       | mine          | again         | theirs        | expired       | overdue       | suspended     | halted        | fulfilled
+                   | absent        | pending       | mine          | again         | theirs        | crashed       | overdue       | suspended     | halted        | fulfilled
 task_get           | 404 .         | 200 .         | 200 .         | 200 .         | 200 .         | 200 .         | 200 .         | 200 .         | 200 .         | 200 .
 task_create        | 201 acquired  | 200 acquired  | 409 .         | 409 .         | 409 .         | 409 .         | 200 fulfilled | 409 .         | 409 .         | 200 .
 task_acquire       | 200 .         | 200 acquired  | 200 .         | 200 .         | 200 .         | 409 .         | 200 .         | 200 .         | 200 .         | 200 .
 fence_create       | 404 .         | 409 .         | 201 acquired  | 409 .         | 409 .         | 409 .         | 409 fulfilled | 409 .         | 409 .         | 409 .
 fence_settle       | 404 .         | 409 .         | 200 acquired  | 409 .         | 409 .         | 409 .         | 409 fulfilled | 409 .         | 409 .         | 409 .
 fence_cancel       | 404 .         | 409 .         | 200 acquired  | 409 .         | 409 .         | 409 .         | 409 fulfilled | 409 .         | 409 .         | 409 .
+fence_again        | 404 .         | 409 .         | 201 acquired  | 409 .         | 409 .         | 409 .         | 409 fulfilled | 409 .         | 409 .         | 409 .
+get_claimed        | 404 .         | 200 .         | 200 .         | 200 .         | 200 .         | 200 .         | 200 fulfilled | 200 .         | 200 .         | 200 .
 suspend            | 404 .         | 409 .         | 200 suspended | 409 .         | 409 .         | 409 .         | 200 suspended | 200 .         | 409 .         | 409 .
 suspend_on_settled | 404 .         | 409 .         | 300 .         | 409 .         | 409 .         | 409 .         | 300 .         | 200 .         | 409 .         | 409 .
 suspend_on_nothing | 404 .         | 409 .         | 422 .         | 409 .         | 409 .         | 409 .         | 422 .         | 200 .         | 409 .         | 409 .
@@ -114,16 +121,16 @@ get                | 404 .         | 200 .         | 200 .         | 200 .      
 create             | 201 pending   | 200 .         | 200 .         | 200 .         | 200 .         | 200 .         | 200 fulfilled | 200 .         | 200 .         | 200 .
 settle             | 404 .         | 200 fulfilled | 200 fulfilled | 200 fulfilled | 200 fulfilled | 200 fulfilled | 200 fulfilled | 200 fulfilled | 200 fulfilled | 200 .
 cancel             | 404 .         | 200 fulfilled | 200 fulfilled | 200 fulfilled | 200 fulfilled | 200 fulfilled | 200 fulfilled | 200 fulfilled | 200 fulfilled | 200 .
-call_back_from     | 404 .         | 200 pending   | 200 acquired  | 200 acquired  | 200 acquired  | 200 acquired  | 200 fulfilled | 200 suspended | 200 halted    | 200 fulfilled
-call_back_to       | 422 .         | 200 pending   | 200 acquired  | 200 acquired  | 200 acquired  | 200 acquired  | 200 acquired  | 200 .         | 200 halted    | 200 .
-call_back_at_once  | 422 .         | 200 pending   | 200 acquired  | 200 acquired  | 200 acquired  | 200 acquired  | 200 acquired  | 200 pending   | 200 .         | 200 .
-create_awaited     | 422 .         | 201 pending   | 201 acquired  | 201 acquired  | 201 acquired  | 201 acquired  | 201 acquired  | 201 suspended | 201 halted    | 422 .
+call_back_from     | 404 .         | 201 pending   | 201 acquired  | 201 acquired  | 201 acquired  | 201 pending   | 200 fulfilled | 201 suspended | 201 halted    | 200 fulfilled
+call_back_to       | 422 .         | 201 pending   | 201 acquired  | 201 acquired  | 201 acquired  | 201 pending   | 201 acquired  | 200 .         | 201 halted    | 200 .
+call_back_at_once  | 422 .         | 200 pending   | 200 acquired  | 200 acquired  | 200 acquired  | 200 pending   | 200 acquired  | 200 pending   | 200 .         | 200 .
+create_awaited     | 422 .         | 201 pending   | 201 acquired  | 201 acquired  | 201 acquired  | 201 pending   | 201 acquired  | 201 suspended | 201 halted    | 422 .
 listen             | 404 .         | 200 pending   | 200 acquired  | 200 acquired  | 200 acquired  | 409 .         | 200 fulfilled | 200 suspended | 200 halted    | 200 .
-join               | 409 .         | 409 .         | 409 .         | 409 .         | 409 .         | 409 .         | 409 .         | 409 .         | 409 .         | 409 .
+join               | 409 .         | 409 .         | 409 .         | 409 .         | 409 .         | 201 pending   | 409 .         | 409 .         | 409 .         | 409 .
 heartbeat          | 200 absent    | 200 pending   | 200 acquired  | 200 acquired  | 200 acquired  | 409 .         | 200 acquired  | 200 suspended | 200 halted    | 200 fulfilled
-leave              | 200 absent    | 200 pending   | 200 pending   | 200 pending   | 200 acquired  | 200 pending   | 200 pending   | 200 suspended | 200 halted    | 200 fulfilled
+leave              | 200 absent    | 200 pending   | 200 pending   | 200 pending   | 200 acquired  | 200 .         | 200 pending   | 200 suspended | 200 halted    | 200 fulfilled
 receive            | 200 .         | 200 .         | 200 .         | 200 .         | 200 .         | 200 .         | 200 .         | 200 .         | 200 .         | 200 .
-tick               | 200 .         | 200 .         | 200 .         | 200 .         | 200 .         | 200 pending   | 200 fulfilled | 200 .         | 200 .         | 200 .
+tick               | 200 .         | 200 .         | 200 .         | 200 .         | 200 .         | 200 .         | 200 fulfilled | 200 .         | 200 .         | 200 .
 """  # noqa: E501  # the table of tasks: the subject is `t`, each claim says version 1 and process `me`
 
 TASK_STATES: dict[str, tuple[p.Command, ...]] = {
@@ -132,7 +139,7 @@ TASK_STATES: dict[str, tuple[p.Command, ...]] = {
     "mine": (create("t", "g"), acquire()),
     "again": (create("t", "g"), acquire(), p.TaskRelease(claim()), acquire()),
     "theirs": (create("t", "g"), acquire("other")),
-    "expired": (create("t", "g"), acquire()),
+    "crashed": (create("t", "g"), acquire(), p.ProcessLeave("me", ran=(ids.mark("t"),))),
     "overdue": (create("t", "g", timeout_at=SOON), acquire()),
     "suspended": (create("t", "g"), acquire(), p.TaskSuspend(claim(), ("x",))),
     "halted": (create("t", "g"), acquire(), p.TaskHalt("t")),
@@ -146,6 +153,8 @@ TASK_COMMANDS: dict[str, p.Command] = {
     "fence_create": p.TaskFence(claim(), create("t:0")),
     "fence_settle": p.TaskFence(claim(), resolve("y")),
     "fence_cancel": p.TaskFence(claim(), p.PromiseCancel("y")),
+    "fence_again": p.TaskFence(claim(), p.PromiseAgain("t:@1", b"")),
+    "get_claimed": p.PromiseGet("t", claim()),
     "suspend": p.TaskSuspend(claim(), ("x",)),
     "suspend_on_settled": p.TaskSuspend(claim(), ("x", "done")),
     "suspend_on_nothing": p.TaskSuspend(claim(), ("x", "unheard-of")),
@@ -170,31 +179,31 @@ TASK_COMMANDS: dict[str, p.Command] = {
 }
 
 PROCESSES = """
-               | absent     | alive      | lapsed     | holding    | lost       | told
-join           | 201 alive  | 409 .      | 409 .      | 409 .      | 409 .      | 409 .
-heartbeat      | 409 .      | 200 alive  | 409 .      | 200 alive  | 409 .      | 200 alive
-leave          | 200 .      | 200 absent | 200 absent | 200 absent | 200 absent | 200 absent
-receive        | 200 .      | 200 .      | 200 .      | 200 .      | 200 .      | 200 .
-acknowledge    | 200 .      | 200 .      | 200 .      | 200 .      | 200 .      | 200 alive
-tick           | 200 .      | 200 .      | 200 absent | 200 .      | 200 absent | 200 .
-acquire        | 409 .      | 200 alive  | 409 .      | 200 alive  | 409 .      | 200 alive
-acquire_alien  | 409 .      | 422 .      | 409 .      | 422 .      | 409 .      | 422 .
-task_create    | 409 .      | 201 alive  | 409 .      | 201 alive  | 409 .      | 201 alive
-create_heard   | 422 .      | 201 alive  | 422 .      | 201 alive  | 422 .      | 201 alive
-listen         | 409 .      | 200 alive  | 409 .      | 200 alive  | 409 .      | 200 alive
-listen_settled | 200 .      | 200 .      | 200 .      | 200 .      | 200 .      | 200 .
-fence          | 409 .      | 409 .      | 409 .      | 201 alive  | 409 .      | 409 .
-suspend        | 409 .      | 409 .      | 409 .      | 200 alive  | 409 .      | 409 .
-fulfill        | 409 .      | 409 .      | 409 .      | 200 alive  | 409 .      | 409 .
-release        | 409 .      | 409 .      | 409 .      | 200 alive  | 409 .      | 409 .
+               | absent     | alive      | renewed    | holding    | told
+join           | 201 alive  | 409 .      | 409 .      | 409 .      | 409 .
+heartbeat      | 409 .      | 200 alive  | 200 alive  | 200 alive  | 200 alive
+leave          | 200 .      | 200 absent | 200 absent | 200 absent | 200 absent
+leave_silent   | 200 .      | 200 absent | 200 .      | 200 absent | 200 absent
+receive        | 200 .      | 200 .      | 200 .      | 200 .      | 200 .
+acknowledge    | 200 .      | 200 .      | 200 .      | 200 .      | 200 alive
+tick           | 200 .      | 200 .      | 200 .      | 200 .      | 200 .
+acquire        | 409 .      | 200 alive  | 200 alive  | 200 alive  | 200 alive
+acquire_alien  | 409 .      | 422 .      | 422 .      | 422 .      | 422 .
+task_create    | 409 .      | 201 alive  | 201 alive  | 201 alive  | 201 alive
+create_heard   | 422 .      | 201 alive  | 201 alive  | 201 alive  | 201 alive
+listen         | 409 .      | 200 alive  | 200 alive  | 200 alive  | 200 alive
+listen_settled | 200 .      | 200 .      | 200 .      | 200 .      | 200 .
+fence          | 409 .      | 409 .      | 409 .      | 201 alive  | 409 .
+suspend        | 409 .      | 409 .      | 409 .      | 200 alive  | 409 .
+fulfill        | 409 .      | 409 .      | 409 .      | 200 alive  | 409 .
+release        | 409 .      | 409 .      | 409 .      | 200 alive  | 409 .
 """  # the table of processes: the subject is `me`
 
 PROCESS_STATES: dict[str, tuple[p.Command, ...]] = {
     "absent": (),
     "alive": (join(),),
-    "lapsed": (join(),),
+    "renewed": (join(), p.ProcessHeartbeat("me")),
     "holding": (join(), acquire(limit=1), p.RegisterListener("x", "me")),
-    "lost": (join(), acquire(limit=1), p.RegisterListener("x", "me")),
     "told": (join(), create("news", listener="me"), resolve("news")),
 }
 
@@ -202,6 +211,7 @@ PROCESS_COMMANDS: dict[str, p.Command] = {
     "join": join(),
     "heartbeat": p.ProcessHeartbeat("me"),
     "leave": p.ProcessLeave("me"),
+    "leave_silent": p.ProcessLeave("me", T0),
     "receive": p.Receive("me"),
     "acknowledge": p.Receive("me", ("news",)),
     "tick": p.Tick(),
@@ -227,7 +237,7 @@ def _promise_world(state: str) -> World:
 def _task_world(state: str) -> World:
     world = World(join(), join("other", lease_ms=3 * LEASE), create("waiter", "h"), create("x"), create("y"))
     world.do(create("done"), resolve("done"), *TASK_STATES[state])
-    world.now = T0 + LEASE if state == "expired" else SOON
+    world.now = SOON
     return world
 
 
@@ -235,7 +245,7 @@ def _process_world(state: str) -> World:
     world = World(create("t", "g"), create("u", "g"), create("x"), create("y"), create("done"), resolve("done"))
     if state != "absent":
         world.do(*PROCESS_STATES[state])
-    world.now = T0 + LEASE if state in ("lapsed", "lost") else SOON
+    world.now = SOON
     return world
 
 
@@ -251,7 +261,7 @@ def _task_state(world: World) -> str:
 
 def _process_state(world: World) -> str:
     found = world.rows.process("me")
-    return "absent" if found is None else "alive" if world.now < found.expires_at else "lapsed"
+    return "absent" if found is None else "alive"
 
 
 def _cells(table: str) -> dict[tuple[str, str], str]:
@@ -301,7 +311,7 @@ def test_the_table_is_complete() -> None:
 def test_a_refusal_of_a_claim_is_the_same_for_every_command_under_it() -> None:
     """Fence, suspend, fulfill and release stand behind one guard."""
     under = ("fence_create", "fence_settle", "suspend", "fulfill", "release")
-    for state in ("again", "theirs", "expired", "halted", "pending"):
+    for state in ("again", "theirs", "crashed", "halted", "pending"):
         replies = {_task_world(state).do(TASK_COMMANDS[name]).reason for name in under}
         assert len(replies) == 1
 
@@ -329,7 +339,7 @@ def test_every_deadline_is_armed() -> None:
     assert world.states(kinds) == ["timedout", "timedout", "resolved", "timedout", "resolved"]
     assert {promise.settled_at for promise in settled} == {SOON}
     assert world.task("targeted").state is TaskState.FULFILLED
-    assert world.rows.next_due() == T0 + LEASE, "the deadlines are disarmed"
+    assert world.rows.next_due() == NEVER, "the others' deadlines are disarmed"
 
 
 def test_timeout_wakes_awaiter_of_untargeted_promise() -> None:
@@ -357,6 +367,29 @@ def test_no_dispatch_for_settled_promise() -> None:
     assert world.rung == ()
     assert world.do(acquire()).acquired == ()
     assert {world.task(id).state for id in ("late", "outside", "due")} == {TaskState.FULFILLED}
+
+
+def test_a_halt_keeps_its_reason_until_it_is_over() -> None:
+    """A second halt changes nothing; to continue, or a settlement of the promise, takes the reason away."""
+    world = World(*TASK_STATES["mine"])
+    assert world.do(p.TaskHalt("t", "first")).task == world.task("t")
+    world.do(p.TaskHalt("t", "second"))
+    assert (world.task("t").state, world.task("t").reason) == (TaskState.HALTED, "first")
+    world.do(p.TaskContinue("t"))
+    assert (world.task("t").state, world.task("t").reason) == (TaskState.PENDING, "")
+    world.do(p.TaskHalt("t", "third"))
+    assert world.task("t").reason == "third"
+    world.do(resolve("t"))
+    assert (world.task("t").state, world.task("t").reason) == (TaskState.FULFILLED, "")
+
+
+def test_a_reason_is_text_of_limited_length() -> None:
+    """What no row could hold is refused where it is said; `cut_reason` makes any text fit, whole characters of it."""
+    for bad in ("x" * (p.MAX_REASON_BYTES + 1), "\udc80"):
+        with pytest.raises(ValueError, match="a reason is text"):
+            p.TaskHalt("t", bad)
+        assert p.TaskHalt("t", p.cut_reason(bad)).reason in ("x" * p.MAX_REASON_BYTES, "\\udc80")
+    assert p.cut_reason("x" + "ä" * p.MAX_REASON_BYTES) == "x" + "ä" * (p.MAX_REASON_BYTES // 2 - 1)
 
 
 @pytest.mark.parametrize("end", [resolve("t"), p.TaskHalt("t")], ids=["settled", "halted"])
@@ -497,7 +530,7 @@ def test_a_lost_acquire_reply_is_seen_in_the_heartbeat() -> None:
     world.do(p.TaskRelease(claim("t")), acquire())
     assert world.do(p.ProcessHeartbeat("me")).held == {"t": 2, "u": 1}
     world.do(fulfill(claim("t", 2)), p.TaskRelease(claim("u")))
-    assert world.do(p.ProcessHeartbeat("me")).held == {}
+    assert world.do(p.ProcessHeartbeat("me")).held is None
 
 
 def test_a_retried_fulfill_is_answered_with_the_outcome() -> None:
@@ -538,7 +571,7 @@ def test_version_is_raised_by_acquire_only() -> None:
 
 
 def test_a_superseded_claim_moves_nothing() -> None:
-    """An older version, another process, a lease that has ended: each by itself is refused."""
+    """An older version, another process, one that is gone: each by itself is refused."""
     world = World(join(), join("other", lease_ms=3 * LEASE), create("t", "g"), create("x"), acquire())
     world.do(p.TaskRelease(claim()), acquire())
 
@@ -553,10 +586,9 @@ def test_a_superseded_claim_moves_nothing() -> None:
 
     assert refuses(claim(version=1))
     assert refuses(claim(version=2, process="other"))
-    world.now = T0 + LEASE
+    assert world.after(create("u", "g"), acquire()).do(fulfill(claim("u"))).status is Status.OK
+    world.do(p.ProcessLeave("me", T0))
     assert refuses(claim(version=2))
-    world.now -= 1
-    assert world.do(fulfill(claim(version=2))).status is Status.OK
 
 
 def test_a_child_does_not_outlive_its_parent() -> None:
@@ -629,8 +661,8 @@ def test_a_cancel_resumes_nobody_that_it_ends() -> None:
     ("command", "told"),
     [
         (p.PromiseCancel("t:0"), {("t:0", "me"), ("t:0.0", "me")}),
-        (p.PromiseCancel("t:1"), {("t:1", "other"), ("t:1.0", "other")}),
-        (p.TaskFence(claim(), p.PromiseCancel("t:1")), {("t:1", "other"), ("t:1.0", "other")}),
+        (p.PromiseCancel("t:1"), {("t:1", "other"), ("t:1", "me"), ("t:1.0", "other")}),
+        (p.TaskFence(claim(), p.PromiseCancel("t:1")), {("t:1", "other"), ("t:1.0", "other")}),  # not told itself
         (p.TaskFence(claim(), p.PromiseCancel("t:0")), {("t:0.0", "me")}),  # who asks may run what is below
         (p.TaskFence(claim(), p.PromiseSettle("t:0", State.CANCELED)), set()),
         (p.PromiseSettle("t:0", State.CANCELED), {("t:0", "me")}),
@@ -673,13 +705,152 @@ def test_an_acquire_hands_over_the_children() -> None:
     assert [child.id for child in acquired.preload] == ["t:0", "t:1"]
 
 
-def test_an_acquire_shows_the_verdict_of_deadlines() -> None:
-    """The children that it hands over are read past their deadlines: nobody waits for what has come due."""
+def test_an_acquire_hands_children_over_as_written() -> None:
+    """A verdict that nobody has written has no turn yet: whoever asks for the child writes it, and takes it then."""
     world = World(join(), create("t", "g"), acquire())
     world.do(p.TaskFence(claim(), create("t:0", timeout_at=world.now + 10, timer=True)), p.TaskRelease(claim()))
     world.now += 10
     (acquired,) = world.do(acquire()).acquired
-    assert [child.state for child in acquired.preload] == [State.RESOLVED]
+    assert [child.state for child in acquired.preload] == [State.PENDING]
+    told = world.do(p.PromiseGet("t:0")).promise
+    assert told is not None
+    assert told.turn == world.turn
+
+
+NOT_HIS = (p.PromiseGet("t:0", claim(version=2)), p.PromiseGet("t:0", claim(process="other")))
+OVER = (p.PromiseGet("t:0"), *NOT_HIS, p.Tick())
+TOLD = (*OVER, p.PromiseCancel("t:0"), p.PromiseCancel("t"), resolve("t:0"))
+MINE = p.PromiseGet("t:0", claim())
+UNTOLD = (MINE, p.TaskFence(claim(), p.PromiseCancel("t:0")), p.TaskFence(claim(), resolve("t:0")))
+
+
+@pytest.mark.parametrize("command", [*TOLD, *UNTOLD])
+def test_who_runs_an_execution_is_told_what_its_promises_come_to(command: p.Command) -> None:
+    """Whoever else has settled them, without being asked for it; its own doing is no news to it."""
+    child = p.TaskFence(claim(), p.PromiseCreate("t:0", "f", timeout_at=T0 + 10))
+    world = World(join(), create("t", "g"), acquire(), child)
+    world.now += 10 * (command in (*OVER, MINE))
+    world.do(command)
+    assert world.promise("t:0").state is not State.PENDING
+    news = [record.id for record in world.do(p.Receive("me")).settled]
+    assert ("t:0" in news) is (command in TOLD)
+
+
+def test_whoever_has_handed_a_task_back_is_not_told() -> None:
+    """Nor is anybody, until somebody acquires it, who gets what there is then."""
+    world = World(join(), create("t", "g"), acquire(), p.TaskFence(claim(), create("t:0")), p.TaskRelease(claim()))
+    world.do(resolve("t:0"))
+    assert world.do(p.Receive("me")).settled == ()
+
+
+def _again(id: str = "t:@1", param: bytes = b"next", held: p.Claim | None = None) -> p.TaskFence:
+    return p.TaskFence(held or claim(), p.PromiseAgain(id, param))
+
+
+def _loop() -> World:
+    """Task `t` of process `me`, whose run has made something of every kind, all settled that is computed."""
+    world = World(join(), join("other", "h"), create("t", "g", timeout_at=NEVER), acquire())
+    timer = create("t:3", timer=True, timeout_at=NEVER)
+    made = (p.PromiseCreate("t:0", "f"), p.PromiseCreate("t:0.0", "f"), create("t:1", "h"), create("t:2"), timer)
+    world.do(*(p.TaskFence(claim(), one) for one in made), acquire("other", "h"))
+    far = p.Claim("t:1", 1, "other")
+    world.do(p.TaskFence(far, p.PromiseCreate("t:1.0", "f")), create("t:4", "g"), acquire())
+    world.do(p.TaskFence(p.Claim("t:4", 1, "me"), p.PromiseCreate("t:4.0", "f")))
+    world.do(p.TaskFence(far, resolve("t:1.0")), fulfill(far))
+    return world.after(p.TaskFence(claim(), resolve("t:0.0")), p.TaskFence(claim(), resolve("t:0")))
+
+
+def test_who_starts_over_begins_with_nothing() -> None:
+    """All that its run has made goes, whatever it is; the promise, its task and what stands alone stay as they are."""
+    world = _loop()
+    promise, task = world.promise("t"), world.task("t")
+    kept = world.do(_again()).promise
+    assert kept == world.promise("t:@1")
+    assert kept is not None
+    assert (kept.param, kept.creator, kept.state, kept.version) == (b"next", "t", State.RESOLVED, 1)
+    assert world.snapshot().promises.keys() == {"t", "t:@1", "t:4", "t:4.0"}
+    assert world.snapshot().tasks.keys() == {"t", "t:4"}
+    assert (world.promise("t"), world.task("t")) == (promise, task)
+    world.do(p.TaskFence(claim(), create("t:@1.0", state=State.RESOLVED)), _again("t:@2"))
+    assert world.snapshot().promises.keys() == {"t", "t:@2", "t:4", "t:4.0"}
+    assert world.do(fulfill(claim())).promise == world.promise("t")
+
+
+def test_a_local_child_starts_over_by_itself() -> None:
+    """What is beside it and above it stays."""
+    world = _loop()
+    made = ("t:5", "t:5.0", "t:5.~0.0")
+    world.do(*(p.TaskFence(claim(), p.PromiseCreate(id, "f")) for id in made))
+    world.do(*(p.TaskFence(claim(), resolve(id)) for id in made[1:]))
+    before = world.snapshot().promises.keys()
+    world.do(_again("t:5.@1"))
+    assert world.snapshot().promises.keys() == before - set(made[1:]) | {"t:5.@1"}
+    world.do(_again("t:5.@2"))
+    assert world.snapshot().promises.keys() == before - set(made[1:]) | {"t:5.@2"}
+
+
+def test_who_starts_over_is_acquired_with_its_new_arguments() -> None:
+    """A crash after it: the next holder gets what keeps them, and no child of the run before; before it: those."""
+    world = _loop()
+    world.do(p.TaskRelease(claim()))
+    (old,) = world.do(acquire()).acquired
+    assert {child.id for child in old.preload} == {"t:0", "t:0.0", "t:1", "t:2", "t:3"}
+    world.do(_again(held=claim(version=2)), p.TaskRelease(claim(version=2)))
+    (new,) = world.do(acquire()).acquired
+    assert [(child.id, child.param) for child in new.preload] == [("t:@1", b"next")]
+    assert new.promise.param == old.promise.param, "what the id stands for stays"
+
+
+def test_to_start_over_twice_is_to_start_over_once() -> None:
+    """Its answer may be lost; a run that is not the next one is refused."""
+    world = _loop()
+    world.do(_again())
+    after = world.snapshot()
+    assert world.do(_again()).promise == world.promise("t:@1")
+    assert world.do(_again("t:@3")).status is Status.UNPROCESSABLE
+    assert world.snapshot() == after
+
+
+@pytest.mark.parametrize("runs", [p.PromiseCreate("t:6", "f"), create("t:6", "h")], ids=["local", "remote"])
+def test_nobody_starts_over_while_what_it_made_runs(runs: p.PromiseCreate) -> None:
+    """It is waited for or canceled first, as at any end. One whose deadline has come runs no more."""
+    world = _loop()
+    world.do(p.TaskFence(claim(), dataclasses.replace(runs, timeout_at=SOON)))
+    before = world.snapshot()
+    assert world.do(_again()).status is Status.UNPROCESSABLE
+    assert world.snapshot() == before
+    world.now = SOON
+    assert world.do(_again()).status is Status.CREATED
+    assert "t:6" not in world.snapshot().promises
+
+
+def test_who_waits_for_what_goes_is_told() -> None:
+    """Another process rings and finds it gone, another task is resumed; the asker's own are forgotten."""
+    world = _loop()
+    world.do(create("u", "g"), acquire(), p.TaskSuspend(claim("u"), ("t:2", "t:3")))
+    for process in ("me", "other"):
+        world.do(p.RegisterListener("t:2", process))
+    world.do(p.RegisterCallback("t:2", "t"))
+    world.do(_again())
+    assert world.rung == ("bell:me", "bell:other")
+    assert world.task("u").state is TaskState.PENDING
+    assert not world.task("t").resumed
+    assert world.snapshot().callbacks == frozenset()
+    assert world.snapshot().listeners == {ListenerRecord("t:2", "other", True)}
+    world.do(p.Receive("other", ("t:2",)))
+    assert world.snapshot().listeners == frozenset()
+
+
+def test_a_task_that_goes_may_leave_a_callback_behind() -> None:
+    """It waited for two, and one was enough; when the other settles nobody is resumed."""
+    world = _loop()
+    world.do(create("x"), p.TaskFence(claim(), create("t:7", "h")), acquire("other", "h"))
+    far = p.Claim("t:7", 1, "other")
+    world.do(p.TaskSuspend(far, ("x", "t:2")), resolve("t:2"), acquire("other", "h"))
+    world.do(fulfill(far._replace(version=2)), _again())
+    assert world.snapshot().callbacks == {CallbackRecord("x", "t:7")}
+    world.do(resolve("x"))
+    assert world.snapshot().callbacks == frozenset()
 
 
 def test_an_acquire_takes_the_oldest_that_it_can_run() -> None:
@@ -691,6 +862,91 @@ def test_an_acquire_takes_the_oldest_that_it_can_run() -> None:
     taken = world.do(acquire("me", "g", "g/me-name", limit=2)).acquired
     assert [acquired.task.id for acquired in taken] == ["a", "b"]
     assert [acquired.task.id for acquired in world.do(acquire()).acquired] == ["0"]
+
+
+F, H = ("f", 1), ("h", 1)
+
+
+def _crowd(**tasks: int) -> World:
+    """So many pending tasks of each function, those of the first named the oldest."""
+    world = World(join())
+    for function, count in tasks.items():
+        made = (p.PromiseCreate(f"{function}{at:04}", function, target="g") for at in range(count))
+        world.do(*made, p.PromiseGet("none"))
+        world.now += 1
+    return world
+
+
+def _take(world: World, *functions: tuple[str, int], limit: int = 10, rooms: tuple[p.Room, ...] = ()) -> list[str]:
+    taken = world.do(p.TaskAcquire("me", ("g", "g/me-name"), functions, limit, "", rooms)).acquired
+    return [acquired.task.id for acquired in taken]
+
+
+def test_functions_take_turns() -> None:
+    """One of each in turn, each one's oldest first, whichever function's are older."""
+    assert _take(_crowd(f=20, h=2), F, H, limit=6) == ["f0000", "h0000", "f0001", "h0001", "f0002", "f0003"]
+    assert _take(_crowd(f=20, h=2), F, H, limit=4) == ["f0000", "h0000", "f0001", "h0001"]
+
+
+def test_the_turn_is_that_of_who_is_named_first() -> None:
+    """So that whoever takes a single task at a time can be fair, too."""
+    assert _take(_crowd(f=20, h=2), H, F, limit=1) == ["h0000"]
+    assert _take(_crowd(f=20, h=2), F, H, limit=1) == ["f0000"]
+
+
+def test_a_turn_that_nobody_uses_is_anothers() -> None:
+    """An acquire takes as many as it may, however they are distributed."""
+    world = _crowd(a=1, b=300, c=0, d=7)
+    kinds = [(name, 1) for name in "abcd"]
+    taken = _take(world, *kinds, limit=200)
+    assert len(taken) == 200
+    assert taken[:6] == ["a0000", "b0000", "d0000", "b0001", "d0001", "b0002"]
+    assert len([id for id in taken if id[0] == "d"]) == 7
+    assert len(_take(world, *kinds, limit=200)) == 108
+
+
+def test_many_functions_share_few_places() -> None:
+    """Those that are named first have the first turns; those of which nothing is pending have none."""
+    world = _crowd(**{f"f{at:02}": 2 * (at % 2) for at in range(40)})
+    kinds = [(f"f{at:02}", 1) for at in range(40)]
+    assert _take(world, *kinds, limit=3) == ["f010000", "f030000", "f050000"]
+    assert _take(world, *kinds[20:], *kinds[:20], limit=2) == ["f210000", "f230000"]
+    assert len(_take(world, *kinds, limit=100)) == 35
+
+
+def test_few_of_many_are_left() -> None:
+    """Where those with the first turns may not be taken, those after them are."""
+    rooms = (p.Room(("a", "b"), 1),)
+    kinds = [(name, 1) for name in "abcd"]
+    assert _take(_crowd(a=2, b=2, c=2, d=2), *kinds, limit=2, rooms=rooms) == ["a0000", "c0000"]
+
+
+def test_versions_are_functions_of_their_own() -> None:
+    """A flood of one version starves no other."""
+    world = World(join(), *(p.PromiseCreate(f"a{at}", "f", 1, target="g") for at in range(9)))
+    world.now += 1
+    world.do(p.PromiseCreate("b", "f", 2, target="g"))
+    assert _take(world, ("f", 1), ("f", 2), limit=3) == ["a0", "b", "a1"]
+
+
+def test_a_room_holds_so_many_of_its_functions_together() -> None:
+    """What there is no room for stays pending; the turns go on without it."""
+    rooms = (p.Room(("f",), 2), p.Room(("h", "i"), 3))
+    world = _crowd(f=9, h=9, i=9, z=3)
+    taken = _take(world, F, H, ("i", 1), ("z", 1), limit=20, rooms=rooms)
+    assert taken == ["f0000", "h0000", "i0000", "z0000", "f0001", "h0001", "z0001", "z0002"]
+    assert _take(_crowd(f=9), F, rooms=(p.Room(("f",), 4), p.Room(("f",), 3))) == ["f0000", "f0001", "f0002"]
+
+
+def test_an_acquire_sees_what_its_batch_has_done() -> None:
+    """Tasks that were made or taken just before, in the same transaction, are there or gone."""
+    world = _crowd(f=3)
+    first = p.TaskAcquire("me", ("g",), (F, H), 2)
+    made = p.PromiseCreate("h0", "h", target="g")
+    second = dataclasses.replace(first, limit=9)
+    taken = world.do(first, made, p.TaskRelease(p.Claim("f0000", 1, "me")), second).acquired
+    assert [one.task.id for one in taken] == ["f0000", "h0", "f0002"]
+    assert world.do(first).acquired == ()
 
 
 def test_a_task_that_exists_is_taken_in_its_target_only() -> None:
@@ -716,11 +972,10 @@ def test_what_settled_while_it_ran_is_not_lost_at_the_suspend() -> None:
 
 
 def test_a_dead_process_has_its_tasks_sent_again() -> None:
-    """By its own word, as seen by another, or when its lease has ended; what it listened to is forgotten."""
-    for end in (p.ProcessLeave("me"), p.Tick()):
+    """By its own word or as seen by another, or when it has been silent; what it listened to is forgotten."""
+    for end in (p.ProcessLeave("me"), p.ProcessLeave("me", T0)):
         world = World(join("other", lease_ms=3 * LEASE), join(), create("t", "g"), create("x", listener="me"))
         world.do(acquire())
-        world.now = T0 + LEASE
         world.do(end)
         assert world.rung == ("bell:other",)
         assert world.task("t").state is TaskState.PENDING
@@ -729,17 +984,39 @@ def test_a_dead_process_has_its_tasks_sent_again() -> None:
         assert world.do(join()).status is Status.CREATED
 
 
-def test_a_lease_is_not_ended_before_its_time() -> None:
-    """Nor renewed after it, nor shortened by a clock that stepped back."""
-    world = World(join())
-    early = rows.machine.happen(T0 + LEASE - 1, p.LeaseDue("me"), world.rows)
-    assert early == (Reply(Status.OK), (), ())
-    assert rows.machine.happen(T0 + LEASE, p.LeaseDue("nobody"), world.rows).moves == ()
-    world.now = T0 - 5000
-    assert world.do(p.ProcessHeartbeat("me")).status is Status.OK
-    assert world.rows.processes()[0].expires_at == T0 + LEASE
-    world.now = T0 + LEASE
+def test_a_lease_is_not_ended_while_it_is_renewed() -> None:
+    """Who saw a process as it was before its last heartbeat has not seen it silent, whatever the clocks say."""
+    world = World(join(), create("t", "g"), acquire())
+    world.now = T0 - 5000  # its clock is set back
+    assert world.do(p.ProcessHeartbeat("me")).held == {"t": 1}
+    assert world.rows.processes()[0].renewed_at == T0 + 1
+    world.now = T0 + 100 * LEASE
+    world.do(p.Tick(), p.ProcessLeave("me", T0))
+    assert world.task("t").state is TaskState.ACQUIRED
+    world.do(p.ProcessLeave("me", T0 + 1))
+    assert world.task("t").state is TaskState.PENDING
     assert world.do(p.ProcessHeartbeat("me")).status is Status.CONFLICT
+
+
+def test_a_task_that_ends_its_processes_is_poisoned() -> None:
+    """As often in a row as is allowed, only the one that ran, and only with nothing new on record."""
+    world = World(create("t", "g"), create("u", "g"))
+
+    def crash(number: int, *before: p.Command) -> TaskRecord:
+        world.do(join(f"w{number}"), acquire(f"w{number}"), *before)
+        world.do(p.ProcessLeave(f"w{number}", None, (ids.mark("t"),), 3))
+        return world.task("t")
+
+    assert [crash(number).crashes for number in (1, 2)] == [1, 2]
+    fence = p.TaskFence(claim("t", 3, "w3"), create("t:0", state=State.RESOLVED, value=b"v"))
+    assert crash(3, fence).crashes == 1, "it has come further"
+    assert [crash(number).crashes for number in (4, 5)] == [2, 3]
+    assert world.task("t").state is TaskState.HALTED
+    assert world.task("t").reason.startswith("poisoned: 3 processes in a row have ended while this ran, the last")
+    assert (world.task("u").state, world.task("u").crashes) == (TaskState.PENDING, 0)
+    world.do(p.TaskContinue("t"))
+    assert (world.task("t").state, world.task("t").crashes) == (TaskState.PENDING, 0)
+    assert crash(6).crashes == 1
 
 
 def test_clocks_step_back() -> None:
@@ -781,6 +1058,8 @@ def test_only_messages_of_this_batch_ring() -> None:
     silent = p.ProcessJoin("silent", "s", "g", "host", "", LEASE)
     world = World(join("a", "g"), join("b", "g"), join("c", "h"), silent)
     world.do(create("1", "g"))
+    assert world.rung in (("bell:a",), ("bell:b",)), "one of them, for one task"
+    world.do(create("4", "g"), create("5", "g"), create("6", "g"))
     assert world.rung == ("bell:a", "bell:b")
     world.do(create("2", "g/b-name"))
     assert world.rung == ("bell:b",)
@@ -811,6 +1090,9 @@ COMMANDS_THAT_CANNOT_BE = {
     "settle itself under its fence": lambda: p.TaskFence(claim(), resolve("t")),
     "task without target": lambda: p.TaskCreate("me", create("x")),
     "acquire nothing": lambda: acquire(limit=0),
+    "acquire where there is no room": lambda: p.TaskAcquire("me", ("g",), FUNCTIONS, 1, "", (p.Room(("f",), 0),)),
+    "start over for no time": lambda: p.PromiseAgain("t:@0", b""),
+    "start over as a child": lambda: p.PromiseAgain("t:0", b""),
     "no lease": lambda: join(lease_ms=0),
     "group with a slash": lambda: join(group="g/h"),
 }

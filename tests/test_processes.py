@@ -6,22 +6,39 @@ import asyncio
 import logging
 import os
 import signal
+import subprocess
+import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import programs
 import pytest
 from clocks import T0, FakeClock
-from play import World, ask, rows, settle, until, until_rows
-from zygote import Child, Zygote, zygote_of
+from play import World, ask, let_pass, rows, settle, settle_down, until, until_rows
+from sites import Site, far, site_in
+from zygote import Zygote, zygote_of
 
 import dasync
-from dasync.core.model import State, TaskState
-from dasync.core.protocol import PromiseCreate, PromiseSettle, TaskAcquire, TaskHalt
+from dasync.core.model import ProcessRecord, PromiseRecord, State, TaskState
+from dasync.core.protocol import ProcessLeave, PromiseCreate, PromiseSettle, TaskAcquire, TaskHalt
+from dasync.ports import Bell, Ring
+from dasync.runtime import leaving
 from dasync.stores.memory import MemoryStore
+from dasync.transports.local import (
+    EVERYTHING,
+    MAX_LETTER_BYTES,
+    LocalTransport,
+    _file_name,
+    letter,
+    machine_id,
+    read_letter,
+    ring,
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,88 +46,9 @@ def zygote() -> Iterator[Zygote]:
     yield from zygote_of("programs")
 
 
-class Site:
-    """A file, a ledger, and workers in processes of their own."""
-
-    def __init__(self, zygote: Zygote, folder: Path) -> None:
-        self._zygote = zygote
-        self.path = folder / "s.db"
-        self.ledger = folder / "ledger"
-        self.workers: dict[int, Child] = {}
-
-    def hire(self, **options: Any) -> Child:
-        terms = {"lease": 10, "poll": 0.05, "names": None, **options}
-        child = self._zygote.spawn("programs:worker", str(self.path), str(self.ledger), "far", *terms.values())
-        self.workers[child.pid] = child
-        self.wait_for(f"up {child.pid}")
-        return child
-
-    def stop(self, worker: Child) -> None:
-        """Stop a worker between its writes.
-
-        One that is stopped inside a transaction holds the store until it goes on, which no file database can avoid:
-        everybody would wait for it, and this test is about what happens when nobody has to.
-        """
-        lock = os.stat(f"{self.path}-lock").st_ino
-        ends = time.monotonic() + 10
-        while True:
-            worker.kill(signal.SIGSTOP)
-            while Path(f"/proc/{worker.pid}/stat").read_text().rpartition(") ")[2][0] != "T":
-                time.sleep(0.001)
-            # Asked of the kernel's table: a probe of ours would give up our own lock by closing its handle.
-            locks = [line.split() for line in Path("/proc/locks").read_text().splitlines() if "->" not in line]
-            if not any(int(one[4]) == worker.pid and one[5].endswith(f":{lock}") for one in locks):
-                return
-            assert time.monotonic() < ends, "it writes all the time"
-            worker.kill(signal.SIGCONT)
-            time.sleep(0.003)
-
-    def lines(self, start: str) -> list[str]:
-        written = self.ledger.read_text().splitlines() if self.ledger.exists() else []
-        return [line for line in written if line.startswith(start)]
-
-    def wait_for(self, start: str) -> None:
-        ends = time.monotonic() + 10
-        while not self.lines(start):
-            assert time.monotonic() < ends, f"nobody wrote {start!r}: {self.lines('')}"
-            time.sleep(0.002)
-
-    async def begun(self, name: str, other_than: int = 0) -> int:
-        """Who runs `name`: the pid of the latest who began."""
-        pids: list[int] = []
-
-        def look() -> bool:
-            pids[:] = [int(line.split()[2]) for line in self.lines(f"begin {name} ")]
-            return bool(pids) and pids[-1] != other_than
-
-        await until(look)
-        return pids[-1]
-
-    def go(self) -> None:
-        Path(f"{self.ledger}.go").touch()
-
-    def stop_going(self) -> None:
-        Path(f"{self.ledger}.go").unlink()
-
-    def log(self) -> str:
-        return Path(f"{self.ledger}.log").read_text()
-
-    def play(self, main: Callable[[dasync.EventLoop], Any], **options: Any) -> Any:
-        return World(str(self.path), None).play(main, **{"poll": 0.05, **options})
-
-
 @pytest.fixture
 def site(zygote: Zygote, tmp_path: Path) -> Iterator[Site]:
-    site = Site(zygote, tmp_path)
-    yield site
-    for child in site.workers.values():
-        if child._status is None:
-            os.kill(child.pid, signal.SIGCONT)
-            child.kill()
-
-
-def far(function: Any) -> Any:
-    return function.options(on="far")
+    yield from site_in(zygote, tmp_path)
 
 
 def test_an_invocation_runs_in_another_process(site: Site) -> None:
@@ -226,6 +164,126 @@ def test_news_makes_nobody_acquire(site: Site) -> None:
     site.play(main, poll=60)
 
 
+def test_short_news_comes_with_the_bell(site: Site) -> None:
+    """Nobody reads the store for what its doorbell has told; what is too long for a letter is read there."""
+    site.hire()
+
+    async def main(loop: dasync.EventLoop) -> None:
+        assert await far(programs.leaf)("x") == "X"  # who has just come looks at everything
+        looks = []
+        news = loop._store.news
+
+        async def counted(process: str) -> Any:
+            looks.append(process)
+            return await news(process)
+
+        loop._store.news = counted  # type: ignore[method-assign]
+        for _ in range(5):
+            assert await far(programs.leaf)("y") == "Y"
+        assert looks == []
+        long = "y" * MAX_LETTER_BYTES
+        assert await far(programs.leaf)(long) == long.upper()
+        assert len(looks) == 1
+
+    site.play(main, poll=60)
+
+
+def process_record(process: str) -> ProcessRecord:
+    return ProcessRecord(process, process, "g", machine_id(), "", 1000, T0)
+
+
+LOCKS = """
+import fcntl, sys
+file = open(sys.argv[1], "r+")
+fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder in which doorbells stand beside the store: a long path has them elsewhere."""
+    with TemporaryDirectory(prefix="d", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def locker(path: Path) -> subprocess.Popen[str]:
+    """A process that locks the file, or ends, and leaves when its stdin does."""
+    return subprocess.Popen(
+        [sys.executable, "-c", LOCKS, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        text=True,
+    )  # fmt: skip
+
+
+def test_a_doorbell_is_taken_away_while_it_is_rung(tmp_path: Path) -> None:
+    """A letter that comes at that very moment is lost, and nobody complains."""
+    complaints: list[object] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+        transport, heard = LocalTransport(str(tmp_path / "s.db")), list[Bell]()
+        address = await transport.open("p", heard.append)
+        ring({address: EVERYTHING})
+        await until(lambda: heard)
+        ring({address: EVERYTHING})
+        await asyncio.sleep(0)  # what runs next runs before who was found readable in the same round
+        await transport.close()
+        await settle_down()
+        assert heard == [EVERYTHING]
+        assert list((tmp_path / "s.db-processes").iterdir()) == []
+
+    asyncio.run(main())
+    assert complaints == []
+
+
+def test_what_the_dead_left_behind_goes(short_path: Path) -> None:
+    """A process that lost its place in the store and died before it had another one leaves files that no row tells of:
+    the next one that starts takes them away. Those of the living, of the young and of who is to be buried stay."""
+    folder = short_path / "s.db-processes"
+    folder.mkdir()
+
+    def file(name: str, kind: str) -> Path:
+        return folder / f"{_file_name(name)}.{kind}"
+
+    for name in ("forgotten", "young", "row", "alive"):
+        for kind in ("lock", "bell"):
+            file(name, kind).touch()
+            os.utime(file(name, kind), (0, 0) if name != "young" else None)
+
+    async def main() -> None:
+        other, mine = LocalTransport(str(short_path / "s.db")), LocalTransport(str(short_path / "s.db"))
+        await other.open("other", lambda bell: None)
+        os.utime(file("other", "lock"), (0, 0))
+        await mine.open("mine", lambda bell: None)
+        mine.tidy([process_record("row")])
+        names = ("young", "row", "alive", "other", "mine")
+        assert set(folder.iterdir()) == {file(name, kind) for name in names for kind in ("lock", "bell")}
+        assert mine.ran(process_record("other")) == ()
+        with locker(file("other", "lock")) as late:
+            assert late.communicate()[0] == ""  # it is locked still: to look at one's own lock is to lose it
+        await mine.close()
+        await other.close()
+
+    with locker(file("alive", "lock")) as alive:
+        assert alive.stdout is not None
+        assert alive.stdout.readline() == "locked\n"
+        asyncio.run(main())
+        alive.communicate()
+
+
+def test_a_letter_is_read_as_it_was_written() -> None:
+    """With its news where they are short; one that makes no sense says that there may be everything."""
+    record = PromiseRecord("a:0", "f", 1, b"x", "g", "a", False, None, "", T0, 7, State.REJECTED, T0, b"no", 8)
+    short, long = Bell(Ring.NEWS, (record,)), Bell(Ring.NEWS, (record._replace(value=bytes(MAX_LETTER_BYTES)),))
+    assert read_letter(letter(short)) == short
+    assert read_letter(letter(Bell(Ring.TASKS))) == Bell(Ring.TASKS)
+    assert read_letter(letter(long)) == Bell(Ring.NEWS)
+    whole = letter(short)
+    for nonsense in (b"", whole[:-1], whole[:5], whole + b"x", b"\x02\x91\x91\xc0", b"\x02\xc1", b"\x02\x05"):
+        assert read_letter(nonsense) == EVERYTHING
+
+
 def test_a_worker_without_the_function_leaves_the_task(site: Site) -> None:
     """It says once what is missing, and another worker of the group runs it."""
     without = site.hire(names=["leaf"])
@@ -265,6 +323,33 @@ def test_sigterm_drains(site: Site) -> None:
     site.play(main)
 
 
+@pytest.mark.parametrize("how", ["cancel", "timeout"])
+def test_an_end_from_elsewhere_reaches_every_process_below(site: Site, how: str) -> None:
+    """The code of a remote execution is interrupted where it runs and cleans up, as is that of its children, there and
+    in the other worker; all of it settles once, and what was settled stays as it was."""
+    pids = {site.hire().pid, site.hire().pid}
+
+    async def main(loop: dasync.EventLoop) -> None:
+        limit = {"timeout": 1.0} if how == "timeout" else {}
+        promise = far(programs.nests).options(id="n", **limit)("n")
+        runner, away = await site.begun("n"), await site.begun("n-far")
+        assert {runner, away, await site.begun("n-here")} <= pids
+        if how == "cancel":
+            await promise.cancel("enough")
+        with pytest.raises(dasync.PromiseTimedOut if how == "timeout" else dasync.PromiseCanceled):
+            await promise
+        ended = (f"ended n-far {away} CancelledError", f"ended n-here {runner} CancelledError", f"cleaned n {runner}")
+        for line in ended:
+            await until(lambda line=line: line in site.lines(line))
+        found = await rows(loop)
+        assert [found.promises[id].state for id in ("n:0", "n:1", "n:2")] == [
+            State.RESOLVED, *[State.CANCELED if how == "cancel" else State.TIMEDOUT] * 2,
+        ]  # fmt: skip
+        assert {task.state for task in found.tasks.values()} == {TaskState.FULFILLED}
+
+    site.play(main)
+
+
 def test_a_fork_with_an_open_store_is_refused(tmp_path: Path) -> None:
     """A child that was forked while an EventLoop was open may not write through it, and its end harms nobody."""
 
@@ -297,19 +382,6 @@ class FakeEntropy:
     def bytes(self, count: int) -> bytes:
         self._count += 1
         return self._count.to_bytes(count, "big")
-
-
-async def settle_down() -> None:
-    """Let everything that can go on without time go on."""
-    for _ in range(50):
-        await asyncio.sleep(0)
-
-
-async def let_pass(clock: FakeClock, seconds: float, steps: int = 20) -> None:
-    await settle_down()
-    for _ in range(steps):
-        clock.advance(seconds / steps)
-        await settle_down()
 
 
 def test_a_week_passes_in_no_time() -> None:
@@ -416,9 +488,8 @@ def test_a_lease_that_is_not_renewed_ends() -> None:
 
 
 def test_executions_of_a_lost_lease_are_dropped() -> None:
-    """When the heartbeat finds the lease gone, what runs is interrupted, and settles nothing."""
-    stopped, clock = FakeClock(), FakeClock()
-    store = MemoryStore(clock)
+    """When the heartbeat finds that this process counts as gone, what runs is interrupted, and settles nothing."""
+    clock = FakeClock()
     log: list[str] = []
 
     @dasync.function
@@ -433,13 +504,121 @@ def test_executions_of_a_lost_lease_are_dropped() -> None:
     async def main(loop: dasync.EventLoop) -> None:
         works.options(id="w")()
         await until(lambda: log)
-        clock.advance(10)
-        await let_pass(stopped, 12)
+        await loop._store.transact([ProcessLeave(loop.process)])
+        await let_pass(clock, 12)
         assert log == ["begun", "interrupted", "begun"]  # it takes its own task again, under its new name
         task = (await rows(loop)).tasks["w"]
         assert (task.process, task.version) == (loop.process, 2)
 
-    World(store, None).play(main, clock=stopped, lease=9)
+    World("memory:", None).play(main, clock=clock, lease=9)
+
+
+def test_who_invokes_hears_nothing_of_a_lost_lease() -> None:
+    """What is invoked between the loss of the lease and the moment when this process knows is made under its next name;
+    an execution that did so is over, and its next run does it again."""
+    clock = FakeClock()
+    log: list[str] = []
+    go = asyncio.Event()
+
+    @dasync.function
+    async def sharing() -> str:
+        log.append("begun")
+        await go.wait()
+        try:
+            return await programs.leaf.options(id="shared")("z")
+        except BaseException as error:
+            log.append(type(error).__name__)
+            raise
+
+    async def main(loop: dasync.EventLoop) -> None:
+        shares = sharing.options(id="s")()
+        await until(lambda: log)
+        before = loop.process
+        await loop._store.transact([ProcessLeave(before)])
+        go.set()
+        leaf, far = programs.leaf("x"), dasync.remote("leaf", on="default")("y")
+        by_hand = dasync.promise(str, id="by hand")
+        await settle_down()
+        assert log == ["begun", "CancelledError"]
+        assert (await rows(loop)).promises.keys() == {"s"}
+        assert not any(promise.done() for promise in (leaf, far, shares))
+        await let_pass(clock, 4)
+        assert loop.process != before
+        assert await dasync.all(leaf, far, shares) == ["X", "Y", "Z"]
+        await settle(loop, "by hand", "given")
+        assert await by_hand == "given"
+        assert log == ["begun", "CancelledError", "begun"]
+        await loop._store.transact([ProcessLeave(loop.process)])
+        unmade.append(asyncio.create_task(programs.leaf("w").created()))
+        await settle_down()
+
+    unmade: list[asyncio.Task[None]] = []
+    World("memory:", None).play(main, clock=clock, lease=9)
+    assert "the EventLoop is closed" in str(unmade[0].exception())
+
+
+def test_what_is_acquired_while_a_process_drains_is_handed_back_at_once() -> None:
+    """The answer to an acquire that was on its way when the drain began starts nothing here, and who has invoked it
+    hears of its outcome from whoever runs it."""
+    ran: list[str] = []
+
+    @dasync.function
+    async def works(name: str) -> str:
+        ran.append(name)
+        return name
+
+    async def main(loop: dasync.EventLoop) -> None:
+        transact, asked, go = loop._store.transact, asyncio.Event(), asyncio.Event()
+
+        async def slow(commands: Any) -> Any:
+            asked.set()
+            await go.wait()
+            return await transact(commands)
+
+        loop._store.transact = slow  # type: ignore[method-assign]
+        mine = works.options(id="mine")("mine")
+        await asked.wait()
+        await transact([PromiseCreate("theirs", "works", 1, works.shape.encode(("theirs",), {}, None)[0], "default")])
+        loop._worker.wake(Ring.TASKS)
+        await settle_down()  # the acquire is asked for, the invocation is being written
+        await loop.drain(0)
+        go.set()
+        await until_rows(loop, lambda found: found.tasks.get("mine") and found.tasks["mine"].process is None)
+        await settle_down()
+        found = await rows(loop)
+        assert [found.tasks[id].state for id in ("mine", "theirs")] == [TaskState.PENDING] * 2
+        assert ran == []
+        assert loop.snapshot().tasks == 0
+        async with dasync.EventLoop(loop._store, group="default"):
+            assert await mine == "mine"
+        assert sorted(ran) == ["mine", "theirs"]
+
+    World("memory:", None).play(main)
+
+
+def test_an_asyncio_loop_that_ends_over_a_lost_lease_ends() -> None:
+    """Nobody closed the EventLoop, its lease was over, and all tasks are canceled: none waits for another lease."""
+    clock = FakeClock()
+
+    @dasync.function
+    async def works() -> None:
+        await asyncio.Event().wait()
+
+    async def main() -> set[asyncio.Task[Any]]:
+        loop = dasync.EventLoop("memory:", clock=clock, lease=9)
+        await loop.__aenter__()
+        promise = works()
+        await promise.created()
+        await settle_down()
+        clock.advance(10)
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        _, pending = await asyncio.wait(others, timeout=5)
+        loop._lease.renewed(clock.monotonic())  # lets go of those who wait for it all the same
+        return pending
+
+    assert World("memory:", None).run(main()) == set()
 
 
 def test_an_acquire_whose_answer_was_lost_is_released() -> None:
@@ -510,3 +689,76 @@ def test_a_task_that_is_halted_is_left_alone(tmp_path: Path) -> None:
             await promise
 
     World(str(tmp_path / "s.db"), None).play(main)
+
+
+_numbers = count()
+
+
+def cleaning(wait: Any, cleaned: asyncio.Event) -> Any:
+    """A function that waits, and has something to clean up when that is cut short."""
+
+    async def cleans_up() -> None:
+        try:
+            await wait()
+        finally:
+            await cleaned.wait()
+
+    return dasync.function(name=f"cleans_up_{next(_numbers)}")(cleans_up)
+
+
+WAITS = {"suspended": lambda: dasync.promise(int, id="gate"), "pending": lambda: asyncio.Event().wait()}
+
+
+@pytest.mark.parametrize("then", WAITS)
+def test_what_is_handed_back_has_ended_before_others_run_it(then: str) -> None:
+    """Its clean-up belongs to its run: until that is over the task is held, which heartbeats leave as it is."""
+    clock, cleaned = FakeClock(), asyncio.Event()
+    function = cleaning(WAITS[then], cleaned)
+
+    async def main(loop: dasync.EventLoop) -> None:
+        await function.options(id="x")().created()
+        await settle_down()
+        draining = asyncio.create_task(loop.drain(0))
+        await let_pass(clock, 20)
+        assert loop.snapshot().tasks == 0
+        assert not draining.done()
+        assert (await rows(loop)).tasks["x"].process == loop.process
+        cleaned.set()
+        await draining
+        assert (await rows(loop)).tasks["x"].state.value == then
+
+    World("memory:", None).play(main, clock=clock, lease=9)
+
+
+def test_nobody_waits_for_the_clean_up_of_what_is_suspended() -> None:
+    """While code that is to make room cleans up, what others have sent is taken and runs."""
+    clock, cleaned = FakeClock(), asyncio.Event()
+    function = cleaning(lambda: dasync.promise(int), cleaned)
+
+    async def main(loop: dasync.EventLoop) -> None:
+        for number in range(3):
+            await function.options(id=f"x{number}")().created()
+        await until(lambda: loop.snapshot().tasks == 1)
+        await ask(loop, PromiseCreate("sent", "leaf", 1, programs.leaf.shape.encode(("x",), {}, None)[0], "default"))
+        assert await loop.get("sent") == "X"
+        assert {(await rows(loop)).tasks[f"x{number}"].process for number in range(3)} == {loop.process}
+        cleaned.set()
+        await until_rows(loop, lambda found: sum(t.state is TaskState.SUSPENDED for t in found.tasks.values()) == 2)
+
+    World("memory:", None).play(main, clock=clock, max_resident=1)
+
+
+def test_code_that_does_not_end_is_handed_back_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When it has had its time."""
+    monkeypatch.setattr(leaving, "CLEAN_UP_S", 0.01)
+    cleaned = asyncio.Event()
+    function = cleaning(WAITS["pending"], cleaned)
+
+    async def main(loop: dasync.EventLoop) -> None:
+        await function.options(id="x")().created()
+        await settle_down()
+        await loop.drain(0)
+        assert (await rows(loop)).tasks["x"].state is TaskState.PENDING
+        cleaned.set()
+
+    World("memory:", None).play(main, clock=FakeClock())

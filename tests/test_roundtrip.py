@@ -241,7 +241,7 @@ def described(value: Any) -> object:
     return kind, repr(value)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_whatever_is_declared_comes_back_as_it_was(data: st.DataObject) -> None:
     one = data.draw(cases)

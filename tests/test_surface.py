@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import enum
+import pydoc
+import re
+import rlcompleter
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -46,6 +49,26 @@ async def hold_on(gate: str) -> str:
 
 
 # -- invoke, await, return -----------------------------------------------------------------------------------
+
+
+def test_a_promise_shows_what_programs_use(memory: World) -> None:
+    """In `help`, in `dir` and in completion: the surface and the coroutine protocol, not what the event loop does."""
+    surface = {"id", "state", "done", "result", "exception", "created", "cancel", "resolve", "reject", "wait"}
+    surface |= {"send", "throw", "close"}
+
+    async def main(loop: dasync.EventLoop) -> None:
+        promise = double(1)
+        for seen in (dasync.Promise, promise):
+            assert {name for name in dir(seen) if not name.startswith("_")} == surface
+        assert "__await__" in dir(promise)
+        completer = rlcompleter.Completer({"promise": promise})
+        assert completer.complete("promise.se", 0) == "promise.send("
+        assert completer.complete("promise.se", 1) is None
+        await promise
+
+    memory.play(main)
+    told = pydoc.render_doc(dasync.Promise, renderer=pydoc.plaintext)
+    assert set(re.findall(r"^ \|  (?:async )?([a-z]\w*)(?:\(|$)", told, re.M)) == surface
 
 
 def test_invoking_gives_a_promise_and_awaiting_gives_the_value(world: World) -> None:

@@ -243,10 +243,12 @@ def test_a_ring_during_an_acquire_is_heard(memory: World) -> None:
 @pytest.mark.parametrize("how", ["cancel", "store"])
 def test_a_cancel_tells_every_process_below(world: World, how: str) -> None:
     """Of a chain across three EventLoops: each one's code is interrupted, whoever cancels the first."""
+    begun: list[str] = []
     ended: list[str] = []
 
     @dasync.function
     async def chain(groups: list[str]) -> None:
+        begun.append(groups[0] if groups else "last")
         try:
             if groups:
                 await chain.options(on=groups[0])(groups[1:])
@@ -259,7 +261,7 @@ def test_a_cancel_tells_every_process_below(world: World, how: str) -> None:
         async with open_on(store, "a") as a, open_on(store, "b") as b, open_on(store, "c") as c:
             promise = c.invoke(chain.options(id="r", on="a"), ["b", "a"])
             loops = (a, b)
-            await until(lambda: [loop.snapshot().tasks for loop in loops] == [2, 1])
+            await until(lambda: len(begun) == 3 and [loop.snapshot().tasks for loop in loops] == [2, 1])
             if how == "cancel":
                 await promise.cancel()
             else:

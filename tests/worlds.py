@@ -62,16 +62,23 @@ class World:
     def __init__(self, *commands: p.Command) -> None:
         self.rows = KeyedRows()
         self.now = T0
+        self.turn = 0
         self.rung: tuple[str, ...] = ()
         if commands:
             self.do(*commands)
 
     def do(self, *commands: p.Command) -> p.Reply:
         """One batch; the answer to its last command. Whatever was done, the whole state is legal after it."""
-        committed = rows.run_batch(self.rows, self.now, commands)
+        self.turn += 1
+        committed = rows.run_batch(self.rows, self.now, self.turn, commands)
         self.rung = tuple(committed.doorbells)
         assert inspect(self.snapshot()) == []
         return committed.replies[-1]
+
+    def after(self, *commands: p.Command) -> World:
+        """The same world once `commands` are done."""
+        self.do(*commands)
+        return self
 
     def snapshot(self) -> Snapshot:
         return self.rows.snapshot()

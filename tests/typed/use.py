@@ -49,6 +49,16 @@ def blocking(n: int) -> str:
     return str(total)
 
 
+@dasync.function(concurrency=2, process=True, on="crunch")
+def crunch(n: int) -> list[int]:
+    return list(range(n))
+
+
+@dasync.function(concurrency=3)
+async def careful(n: int) -> Promise[float]:
+    return tax(sum(await crunch(n)))
+
+
 @dasync.function
 async def linked(order: Order) -> Promise[float]:
     return tax(order.cents)
@@ -57,6 +67,34 @@ async def linked(order: Order) -> Promise[float]:
 @dasync.function
 def linked_too(order: Order) -> Promise[float]:
     return tax(order.cents)
+
+
+@dasync.batched(max_size=100, max_wait=timedelta(milliseconds=5), on="db", timeout=60, retry=Retry.never(), version=2)
+async def insert(orders: list[Order]) -> list[int] | None:
+    return [order.cents for order in orders]
+
+
+@dasync.batched(name="refuse")
+async def insert_some(orders: list[Order]) -> list[int | Exception]:
+    return [order.cents or OutOfStock(order.id) for order in orders]
+
+
+@dasync.batched
+async def touch(ids: list[str]) -> None: ...
+
+
+@dasync.batched
+def sizes(texts: list[str]) -> list[int]:
+    return [len(text) for text in texts]
+
+
+@dasync.batched(max_wait=0)
+def some_sizes(texts: list[str]) -> list[int | Exception] | None:
+    return None
+
+
+@dasync.batched()
+def touch_too(ids: list[str]) -> None: ...
 
 
 @dasync.remote(on="courier")
@@ -73,15 +111,34 @@ async def checkout(order: Order) -> str:
     assert_type(await tax(order.cents, rate=0.1), float)
     assert_type(await ship("tea"), list[str])
     assert_type(await checksum(b"x", seed=1), int)
+    assert_type(await crunch(3), list[int])
+    assert_type(await careful(3), float)
     assert_type(await linked(order), float)
     assert_type(await linked_too(order), float)
     assert_type(await deliver("tea", days=2), bool)
     await untyped("anything", goes=True)
+    assert_type(insert(order), Promise[int | None])
+    assert_type(await insert_some.options(id="i", retry=Retry.linear())(order), int)
+    assert_type(await sizes("a"), int)
+    assert_type(await some_sizes("a"), int | None)
+    assert_type((touch("a"), touch_too("a")), tuple[Promise[None], Promise[None]])
+    by_item: Function[[Order], int | None] = insert
+    await insert.fn([order])
+    assert_type(await dasync.all(*map(sizes, ["a", "b"])), list[int])
 
     assert_type(await dasync.all(tax(1), tax(2)), list[float])
     assert_type(await dasync.all_settled(tax(1), tax(2)), list[Promise[float]])
     assert_type(await dasync.race(tax(1), ship("x")), float | list[str])
     assert_type(await dasync.any(tax(1), tax(2), tax(3), tax(4), keep=True), float)
+    assert_type(await dasync.wait([tax(1), tax(2)]), tuple[list[Promise[float]], list[Promise[float]]])
+    done, pending = await dasync.wait(
+        (tax(n) for n in range(9)), return_when=asyncio.FIRST_COMPLETED, timeout=timedelta(hours=1)
+    )
+    assert_type(done[0].result() + await pending[0], float)
+    async for one in dasync.as_completed(tax(1), ship("x")):
+        assert_type(await one, float | list[str])
+    assert_type([promise.result() async for promise in dasync.as_completed(*done)], list[float])
+    assert_type(dasync.patched("ask twice"), bool)
     assert_type(await asyncio.gather(tax(1), ship("x")), tuple[float, list[str]])
     async with asyncio.TaskGroup() as group:
         task = group.create_task(tax(1))
@@ -115,7 +172,21 @@ async def checkout(order: Order) -> str:
     assert_type(await tax.fn(1), float)
     if order.cents < 0:
         raise dasync.Terminal("negative")
+    assert_type(await by_item(order), int | None)
     return order.id
+
+
+@dasync.function
+async def countdown(number: int, *, step: int = 1) -> str:
+    if number > 0:
+        assert_type(countdown.again(number - step, step=step), str)
+        return countdown.again(number - step)
+    return "done"
+
+
+@dasync.function
+def summed(number: int, sum: int = 0) -> int:
+    return sum if number == 0 else summed.again(number - 1, sum + number)
 
 
 async def main() -> int:
