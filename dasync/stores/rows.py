@@ -355,6 +355,8 @@ def _named(commands: Sequence[p.Command]) -> Named:
             promises[command.action.id] = tasks[command.action.id] = None
         elif isinstance(command, p.PromiseCreate | p.PromiseGet | p.PromiseSettle):
             promises[command.id] = None
+            if isinstance(command, p.PromiseGet) and command.claim is not None:
+                promises[command.claim.id] = tasks[command.claim.id] = None
         elif isinstance(command, p.PromiseCancel):
             promises[command.id] = settling[command.id] = None
         elif isinstance(command, p.RegisterListener):

@@ -39,6 +39,7 @@ CHECKPOINT_BYTES = 8 * 2**20  # of WAL: a short WAL keeps reads fast and bit rot
 PATIENT_BYTES = 16 * 2**20
 # Several times, briefly: SQLite waits for the place of a reader in its table, which later readers may take as well.
 PATIENT_TRIES, PATIENCE_MS = 5, 50
+CHECKED_BYTES = 64 * 2**20  # of a file whose pages are checked whenever it is opened, which takes 1.5 ms a MiB
 _HEADER_BYTES = 100
 _MAGIC = b"SQLite format 3\x00"
 _JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
@@ -205,6 +206,13 @@ class SqliteStore(RowStore):
         fresh.hot, fresh.synchronous = Hot(), ""
         fresh.sync(_SYNCHRONOUS[self._durability])
 
+    def _check_pages(self, connection: sqlite3.Connection) -> None:
+        """SQLite takes a page's own data on trust: what a flipped bit there hides is as if it had never been."""
+        if os.path.getsize(self.path) <= CHECKED_BYTES:
+            found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if found != "ok":
+                raise sqlite3.DatabaseError(found)
+
     # -- hops
 
     async def _connected(self) -> aiosqlite.Connection:
@@ -214,7 +222,7 @@ class SqliteStore(RowStore):
             if self._connection is None:
                 try:
                     self._connection = await self._connect(lock)
-                except sqlite3.Error as error:
+                except (sqlite3.Error, UnicodeDecodeError) as error:
                     raise explain(self.path, error) from error
             return self._connection
 
@@ -225,6 +233,7 @@ class SqliteStore(RowStore):
         try:
             with self._patience:
                 await connection.execute(_locked(lock, self._prepare))
+                await connection.execute(self._check_pages)
         except BaseException:
             await _let_go(connection, lock)
             raise
@@ -242,7 +251,7 @@ class SqliteStore(RowStore):
         try:
             with self._patience:
                 await connection.execute(keep)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             if "IOERR" in _name(error):
                 await self._abandon(connection)
             raise explain(self.path, error) from error
@@ -322,12 +331,12 @@ def _check_version(path: str, version: int) -> None:
         )
 
 
-def _name(error: sqlite3.Error) -> str:
+def _name(error: Exception) -> str:
     return getattr(error, "sqlite_errorname", None) or ""
 
 
-def explain(path: str, error: sqlite3.Error) -> StoreError:
-    """What an SQLite error means for a caller."""
+def explain(path: str, error: sqlite3.Error | UnicodeDecodeError) -> StoreError:
+    """What an SQLite error means for a caller; one that cannot even be read quotes what is damaged."""
     name = _name(error)
     if isinstance(error, sqlite3.ProgrammingError | sqlite3.InterfaceError):
         return StoreError(f"{path}: {error}")

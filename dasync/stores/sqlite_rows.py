@@ -232,9 +232,9 @@ class SqliteRows:
 
     def _check_claim(self, id: str) -> None:
         """A promise with a target and its task come and go together. Raises `StoreCorrupt`."""
-        promise = self._promises.get(id)
-        if self._tasks[id] is None and promise is not None and promise.target is not None:
-            raise StoreCorrupt(f"task {id!r}: the row is not to be found; {_RESTORE}")
+        promise, task = self._promises.get(id), self._tasks[id]
+        if id in self._promises and (task is None) != (promise is None or promise.target is None):
+            raise StoreCorrupt(f"{'promise' if task else 'task'} {id!r}: the row is not to be found; {_RESTORE}")
 
     def process(self, id: str) -> ProcessRecord | None:
         if id in self._hot.processes:
