@@ -331,8 +331,7 @@ class Worker:
 
     async def _tick(self) -> None:
         while self._next_due is not None and self._next_due <= self._clock.now_ms():
-            reply = await self._journal.ask(Tick())
-            self._employer.tell(reply.settled)
+            await self._journal.ask(Tick())
             await self._look_around(anyway=True)
             self.wake(Ring.TASKS)
 

@@ -1,13 +1,14 @@
 """Bugs that are planted into dasync one at a time, and the simulation that has to find each: who tests the tester.
 
-    python tests/mutants.py [--only NAME ...] [--seeds 200] [--jobs 2] [--json]
+    python tests/mutants.py [--only NAME ...] [--seeds 200] [--jobs 2] [--json] [--write]
 
 A mutant is a change of a few characters in the source of one function: a guard taken away, a bound off by one, an
 answer lost. `old` must stand in that function exactly once, or the patch does not apply any more, which is a failure.
 The seeds are tried from 0 on; the first that ends in a violation is the number in the table. Production checks each
 transition before it is written (`invariants.hold`), which catches many at their first step; for those that `without`
 marks, the run is made once more with these checks switched off, to see that the simulation's own checkers do not need
-them. It says nothing of bugs that nobody thought of. The tables are in `mutant_table.py`.
+them. It says nothing of bugs that nobody thought of. The tables are in `mutant_table.py`; `--write` keeps what a whole
+run came to, in `mutants.md` for people and in `mutants.json` for tests, which then need not search.
 """
 
 from __future__ import annotations
@@ -40,9 +41,17 @@ from dasync.testing.simulation import CRASH, OK, Result, simulate
 
 SEEDS = 200
 KNOWN = Path(__file__).with_name("mutants.json")
-"""What a whole run came to, as `--json` prints it: quick tests need not search."""
+PAGE = KNOWN.with_suffix(".md")
 MAX_TICKS = 300_000  # of one run: a mutant that spins is one that is found
 _FUTURE = __future__.annotations.compiler_flag
+HEAD = """\
+# Bugs that were planted, and what found them
+
+Made by `{made} --write`, Python {version}: {count} of {all} were found, in {took:.0f} s. *Seed*: the first from 0 on
+that ends in a violation with the bug and in none without it. The last column is the same with `invariants.hold`, which
+production asks before it writes, switched off: the simulation's own checkers do not need it. A seed that is no longer
+the first one is no failure: any change of the programs or the draws shifts what a seed does. `mutants.json` is the same
+for programs."""
 
 
 class Stale(Exception):  # named for what it is
@@ -267,7 +276,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--json", action="store_true", help="a list of objects in place of the table")
+    parser.add_argument("--write", action="store_true", help=f"keep it in {PAGE.name} and {KNOWN.name}")
     options = parser.parse_args(arguments)
+    if options.write and options.only:
+        parser.error("--write keeps what a whole run came to; leave out --only")
     names = options.only or list(MUTANTS)
     if unknown := [name for name in names if name not in MUTANTS]:
         parser.error(f"no such mutant: {', '.join(unknown)}; there are {', '.join(MUTANTS)}")
@@ -279,16 +291,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for future in as_completed(under_way):
             one = found[under_way[future]] = future.result()
             print(f"{len(found):3}/{len(names)} {row(one)}", file=sys.stderr, flush=True)
-    ordered = [found[name] for name in names]
-    print(json.dumps([asdict(one) for one in ordered], indent=1) if options.json else table(ordered))
-    for name in names:
-        if not options.json and MUTANTS[name].shows_history and found[name].seed is not None:
-            print(f"\n{name}, seed {found[name].seed}: no order of these explains their answers\n")
-            print("\n".join(f"    {one}" for one in lines(minimal(run(MUTANTS[name], found[name].seed or 0).history))))
+    ordered, took = [found[name] for name in names], time.perf_counter() - began
     left = [one.name for one in ordered if one.seed is None]
-    took = time.perf_counter() - began
+    as_json, as_page = json.dumps([asdict(one) for one in ordered], indent=1), page(ordered, options, took)
+    if options.write:
+        KNOWN.write_text(as_json + "\n", "utf-8")
+        PAGE.write_text(as_page + "\n", "utf-8")
+    print(as_json if options.json else as_page)
     print(f"{len(ordered) - len(left)} of {len(ordered)} were found, in {took:.0f} s", *left, file=sys.stderr)
     return 1 if left else 0
+
+
+def page(found: Sequence[Found], options: argparse.Namespace, took: float) -> str:
+    """What a run came to, as Markdown."""
+    count, version = sum(one.seed is not None for one in found), ".".join(map(str, sys.version_info[:2]))
+    made = f"python tests/mutants.py --seeds {options.seeds} --jobs {options.jobs}"
+    told = [HEAD.format(made=made, version=version, count=count, all=len(found), took=took), table(found)]
+    for one in found:
+        if MUTANTS[one.name].shows_history and one.seed is not None:
+            told.append(f"## {one.name}, seed {one.seed}\n\nNo order of these requests explains their answers:")
+            fewest = lines(minimal(run(MUTANTS[one.name], one.seed).history))
+            told.append("\n".join(f"    {operation}" for operation in fewest))
+    return "\n\n".join(told)
 
 
 def row(one: Found) -> str:
@@ -304,7 +328,9 @@ def table(found: Sequence[Found]) -> str:
     rows = [head, "|---|---|---|---|---|---|"]
     for one in found:
         mutant = MUTANTS[one.name]
-        bare = f"{one.without}: {', '.join(one.without_checkers)}" if mutant.without else ""
+        bare = "" if not mutant.without else "not found"
+        if one.without is not None:
+            bare = f"{one.without}: {', '.join(one.without_checkers)}"
         seed = "not found" if one.seed is None else str(one.seed)
         rows.append(f"| {one.name} | {mutant.what} | {one.scenario} | {seed} | {', '.join(one.checkers)} | {bare} |")
     return "\n".join(rows)

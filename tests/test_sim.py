@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,23 @@ def test_one_seed_prints_who_asked_what_and_what_it_heard(tmp_path: Path) -> Non
     traced = sim("--seed", 5, "--trace").stdout
     assert "starts, life 1" in traced
     assert sim("--seed", 5, "--ticks", 300).stdout != done.stdout
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_night_ends_in_time_and_has_seeds_of_its_own(jobs: int) -> None:
+    """One that is over before it began tries a seed, or what is dealt out at once; they may find something, any day."""
+    found = json.loads(sim("--nightly", 1e-9, "--jobs", jobs, "--json").stdout)
+    assert 1 <= found["seeds"] <= 40
+    days, rest = divmod(found["first"], 1_000_000)
+    assert rest == 0
+    assert abs(days - time.time() / 86_400) < 2
+
+
+@pytest.mark.parametrize("hours", ["0", "-1", "inf", "all"])
+def test_a_night_has_a_length(hours: str) -> None:
+    done = sim(f"--nightly={hours}")
+    assert done.returncode == 2
+    assert f"a number of hours above 0 is needed, not '{hours}'" in done.stderr
 
 
 def test_a_single_seed_as_json() -> None:

@@ -263,7 +263,7 @@ def _sim_command(commands: Commands) -> None:
     sim.add_argument("--seed", type=_seed, metavar="N", help=alone)
     sim.add_argument("--seeds", type=_positive, metavar="N", help="run so many (default without --seed: 100)")
     night = "run for so many hours, with seeds that no other day has tried"
-    sim.add_argument("--nightly", type=_seconds, metavar="HOURS", help=night)
+    sim.add_argument("--nightly", type=_hours, metavar="HOURS", help=night)
     sim.add_argument("--ticks", type=_positive, metavar="N", help="heal everything after so many ticks of the world")
     sim.add_argument("--jobs", type=_positive, metavar="N", help="processes to run in (default: as there are CPUs)")
     scenarios = ("default", "faults", "lazy", "swarm")
@@ -343,6 +343,13 @@ def _seconds(text: str) -> float:
     if not 0 <= seconds < math.inf:
         raise argparse.ArgumentTypeError(f"a number of seconds is needed, not {text!r}")
     return seconds
+
+
+def _hours(text: str) -> float:
+    hours = _number(text)
+    if not 0 < hours < math.inf:
+        raise argparse.ArgumentTypeError(f"a number of hours above 0 is needed, not {text!r}")
+    return hours
 
 
 def _number(text: str) -> float:

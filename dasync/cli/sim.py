@@ -150,9 +150,10 @@ def _many(wanted: Wanted) -> int:
     first = wanted.seed if wanted.seed is not None else 0 if wanted.nightly is None else tonight
     most = wanted.seeds or (100 if wanted.nightly is None else SEEDS_A_NIGHT)
     jobs = min(wanted.jobs or os.cpu_count() or 1, (most + CHUNK - 1) // CHUNK)
+    until = inf if wanted.nightly is None else began + 3600 * wanted.nightly
     runs: dict[int, Ran] = {}
     with _Bar("seeds", most if wanted.nightly is None else None, wanted.json) as (tell, advance):
-        for ran in _dealt(wanted, range(first, first + most), jobs, until=began + 3600 * (wanted.nightly or inf)):
+        for ran in _dealt(wanted, range(first, first + most), jobs, until):
             runs[ran["seed"]] = ran
             advance()
             if ran["status"] != OK:
@@ -204,19 +205,25 @@ def _sum_up(summary: dict[str, Any], goals: dict[str, int], missed: Sequence[str
 
 
 def _dealt(wanted: Wanted, seeds: range, jobs: int, until: float) -> Iterator[Ran]:
-    now, shift = SystemClock().monotonic, jobs * WORKER_CHUNKS
-    chunks = [seeds[at : at + CHUNK] for at in range(0, len(seeds) if jobs > 1 else 0, CHUNK)]
-    for at in range(0, len(chunks), shift):
-        if at and now() >= until:
-            return
+    """What each of the seeds came to; no more of them once the monotonic clock says `until`."""
+    now = SystemClock().monotonic
+    if jobs <= 1:
+        for seed in seeds:
+            yield _ran(_simulated(wanted, seed))
+            if now() >= until:
+                break
+        return
+    shift = CHUNK * WORKER_CHUNKS * jobs
+    for start in range(0, len(seeds), shift):
+        part = seeds[start : start + shift]
         # Not by max_tasks_per_child: with it a pool of Python 3.11 may stand still for ever.
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            for done in as_completed([pool.submit(_chunk, wanted, chunk) for chunk in chunks[at : at + shift]]):
+            chunks = [pool.submit(_chunk, wanted, part[at : at + CHUNK]) for at in range(0, len(part), CHUNK)]
+            for done in as_completed(chunks):
                 yield from done.result()
-    for seed in seeds if jobs <= 1 else ():
-        yield _ran(_simulated(wanted, seed))
-        if now() >= until:
-            return
+                if now() >= until:
+                    pool.shutdown(cancel_futures=True)
+                    return
 
 
 def _chunk(wanted: Wanted, seeds: Sequence[int]) -> list[Ran]:

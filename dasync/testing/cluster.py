@@ -168,11 +168,11 @@ class Cluster:
 
     def __init__(self, seed: int, policy: Policy | None = None, *, traces: bool = False) -> None:
         self.seed = seed
-        self._in_a_row = 0  # callbacks since everything was at rest
         self.now = 0.0
         """Seconds since the beginning of the world, in which its machines were awake."""
         self.slept = 0.0
         """Seconds for which all of them slept at once, for nothing was to be done."""
+        self._in_a_row = 0  # callbacks since everything was at rest
         self.active_at = 0.0
         """When something was done last, by `now`."""
         self.settle_s: float | None = None

@@ -160,7 +160,7 @@ class Watch(Recorder):
         if reply.promise is not None and reply.promise.target is not None:
             self.targeted(reply.promise.target)
         claim = getattr(command, "claim", None)
-        if isinstance(claim, p.Claim):
+        if isinstance(claim, p.Claim) and not isinstance(command, p.PromiseGet):  # which anybody may do
             self._claimed(command, claim, reply)
         elif isinstance(command, p.ProcessHeartbeat) and reply.status is not p.Status.OK:
             self.reach("a lease was lost")
