@@ -38,10 +38,10 @@ ROUND_TRIPS = 500
 GROUP = "benchmark"
 TABLE = (
     "CREATE TABLE promises (id TEXT PRIMARY KEY, function TEXT, version INTEGER, param BLOB, target TEXT, creator TEXT,"
-    " timer INTEGER, timeout_at INTEGER, tags TEXT, created_at INTEGER, state TEXT, settled_at INTEGER, value BLOB,"
-    " checksum INTEGER) WITHOUT ROWID"
+    " timer INTEGER, timeout_at INTEGER, tags TEXT, created_at INTEGER, born_after INTEGER, state TEXT,"
+    " settled_at INTEGER, value BLOB, turn INTEGER, checksum INTEGER) WITHOUT ROWID"
 )
-INSERT = "INSERT INTO promises VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+INSERT = "INSERT INTO promises VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 @dasync.function
@@ -65,7 +65,7 @@ async def echo(x: int) -> int:
 def row(number: int) -> tuple[object, ...]:
     at = 1_700_000_000_000
     birth = (f"chain:{number}", "increment", 1, b"\x91\x01", None, "chain", 0, None, "", at)
-    return (*birth, "resolved", at, b"\x02", number)
+    return (*birth, at * 1024, "resolved", at, b"\x02", at * 1024 + number, number)
 
 
 async def raw_connection(path: Path, durability: str) -> aiosqlite.Connection:

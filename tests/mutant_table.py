@@ -83,7 +83,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "fence: own deadline": _one(
         "a task writes on when its own deadline has passed", f"{LAW}:_fence",
-        "if own.moves or own.reply.promise is None:", "if own.reply.promise is None:",
+        "if own is None or guards.is_due(own, now):", "if own is None:",
     ),
     "version not raised": _one(
         "an acquire gives the version that the last one gave", f"{LAW}:_claimed",

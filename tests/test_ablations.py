@@ -46,28 +46,28 @@ ABLATIONS = {
         " or task.process != claim.process:", ":", tests.test_a_superseded_claim_moves_nothing, "authority_claim_holds"
     ),
     "fence: own deadline": Ablation(
-        "if own.moves or own.reply.promise is None:",
-        "if own.reply.promise is None:",
+        "if own is None or guards.is_due(own, now):",
+        "if own is None:",
         partial(tests.test_pair, "task", "overdue", "fence_create"),
     ),
     "fence: creator": Ablation(
         "creator=task.id, latest", "creator=None, latest", tests.test_born_settled, "authority_created_under_a_fence"
     ),
     "fence: deadline capped": Ablation(
-        "bounds = (command.timeout_at, None if command.timer else latest)",
-        "bounds = (command.timeout_at,)",
+        "if latest is not None and not command.timer:",
+        "if False:",
         tests.test_a_child_does_not_outlive_its_parent,
         "authority_created_under_a_fence",
     ),
     "fence: no deadline is capped too": Ablation(
-        "bounds = (command.timeout_at, None if command.timer else latest)",
-        "bounds = (command.timeout_at, command.timeout_at and latest)",
+        "deadline = latest if deadline is None else min(deadline, latest)",
+        "deadline = deadline and min(deadline, latest)",
         tests.test_a_child_does_not_outlive_its_parent,
         "authority_created_under_a_fence",
     ),
     "fence: a timer is not capped": Ablation(
-        "bounds = (command.timeout_at, None if command.timer else latest)",
-        "bounds = (command.timeout_at, latest)",
+        "if latest is not None and not command.timer:",
+        "if latest is not None:",
         tests.test_a_child_does_not_outlive_its_parent,
     ),
     "version raised": Ablation(

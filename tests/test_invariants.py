@@ -81,7 +81,7 @@ MOVES: dict[str, tuple[Record | None, Record | None]] = {
     "preserved_process_identity": (PROCESS, PROCESS._replace(address="other")),
     "monotone_process_lease": (PROCESS, PROCESS),
     "preserved_callback": (CALLBACK, CALLBACK),
-    "preserved_listener": (CALLBACK, LISTENER),
+    "consistent_move_is_of_one_record": (CALLBACK, LISTENER),
     "monotone_promises_and_tasks_stay": (RESOLVED, None),
     "consistent_move_starts_from_the_stored_record": (None, OTHER),
 }
@@ -90,12 +90,12 @@ RECORD_RULES = {**invariants.PROMISE, **invariants.TASK, **invariants.CALLBACK, 
 MOVE_RULES = {
     **invariants.PROMISE_MOVE,
     **invariants.TASK_MOVE,
+    **invariants.CALLBACK_MOVE,
     **invariants.LISTENER_MOVE,
     **invariants.PROCESS_MOVE,
 }
 INLINE = {  # what `hold` says by itself
-    "preserved_callback",
-    "preserved_listener",
+    "consistent_move_is_of_one_record",
     "monotone_promises_and_tasks_stay",
     "consistent_move_starts_from_the_stored_record",
 }

@@ -26,12 +26,11 @@ _PENDING = State.PENDING
 _HELD = TaskState.ACQUIRED
 
 Authority = Callable[[int, "p.Cause", View, Sequence[Move]], bool]
+_Claiming = (p.TaskFence, p.TaskSuspend, p.TaskFulfill, p.TaskRelease)  # a union would be made anew for each look
 
 
 def _claim_of(cause: p.Cause) -> p.Claim | None:
-    if isinstance(cause, p.TaskFence | p.TaskSuspend | p.TaskFulfill | p.TaskRelease):
-        return cause.claim
-    return None
+    return cause.claim if isinstance(cause, _Claiming) else None
 
 
 def _authority_claim(now: int, cause: p.Cause, view: View, moves: Sequence[Move]) -> bool:
@@ -40,7 +39,7 @@ def _authority_claim(now: int, cause: p.Cause, view: View, moves: Sequence[Move]
     if claim is None or not moves:
         return True
     task, process = view.task(claim.id), view.process(claim.process)
-    held = task is not None and task.state is _HELD and task[7:9] == (claim.version, claim.process)
+    held = task is not None and task.state is _HELD and (task.version, task.process) == claim[1:]
     if held and process is not None:
         return True
     # What a deadline brings about needs nobody's claim.
@@ -261,14 +260,29 @@ AUTHORITY: dict[str, Authority] = {
     "authority_removed_by_who_starts_over": _authority_removal,
 }
 
-# These say nothing of a transition that moves no such record.
-ABOUT: dict[str, type] = {
-    "authority_settlement_was_asked_or_due": PromiseRecord,
-    "authority_created_under_a_fence": PromiseRecord,
-    "authority_removed_by_who_starts_over": PromiseRecord,
-    "authority_acquired_by_the_asker": TaskRecord,
-    "authority_acquired_no_more_than_asked": TaskRecord,
-    "authority_released_by_its_holder": TaskRecord,
-    "authority_lease_ended_in_time": ProcessRecord,
-    "authority_crashes_are_counted_at_the_end_of_a_process": TaskRecord,
+# A kind of move is a bit: of which record, and whether it is born, changed or removed by it.
+BORN, CHANGED, REMOVED = range(3)
+KIND: dict[type, tuple[int, int, int]] = {
+    record: (1 << at, 2 << at, 4 << at)
+    for at, record in zip(
+        range(0, 15, 3), (PromiseRecord, TaskRecord, CallbackRecord, ListenerRecord, ProcessRecord), strict=True
+    )
+}
+_PROMISE, _TASK, _CALLBACK, _LISTENER, _PROCESS = KIND.values()
+
+# The kinds of moves that each tells of; of a transition with no other ones it need not be asked.
+ABOUT: dict[str, int] = {
+    "authority_claim_holds": sum(map(sum, KIND.values())),
+    "authority_settlement_was_asked_or_due": _PROMISE[BORN] | _PROMISE[CHANGED],
+    "authority_created_under_a_fence": _PROMISE[BORN],
+    "authority_acquired_by_the_asker": _TASK[BORN] | _TASK[CHANGED],
+    "authority_acquired_no_more_than_asked": _TASK[BORN] | _TASK[CHANGED],
+    "authority_released_by_its_holder": _TASK[CHANGED],
+    "authority_lease_ended_in_time": _PROCESS[CHANGED] | _PROCESS[REMOVED],
+    "authority_crashes_are_counted_at_the_end_of_a_process": _TASK[CHANGED],
+    "authority_settlement_is_whole": (
+        _PROMISE[CHANGED] | _PROMISE[REMOVED] | _CALLBACK[CHANGED] | _CALLBACK[REMOVED]
+        | _LISTENER[BORN] | _LISTENER[CHANGED]
+    ),
+    "authority_removed_by_who_starts_over": _PROMISE[REMOVED] | _TASK[REMOVED],
 }

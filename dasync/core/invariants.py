@@ -20,10 +20,11 @@ no settled awaited promise" (it may have been registered on several, one of whic
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import NamedTuple, TypeVar
 
 from dasync.core import protocol as p
-from dasync.core.authority import ABOUT, AUTHORITY, starts_over
+from dasync.core.authority import ABOUT, AUTHORITY, BORN, CHANGED, KIND, REMOVED, starts_over
 from dasync.core.model import (
     CallbackRecord,
     ListenerRecord,
@@ -34,7 +35,7 @@ from dasync.core.model import (
     TaskRecord,
     TaskState,
 )
-from dasync.core.transition import Move, Transition, View
+from dasync.core.transition import Transition, View
 from dasync.errors import InvariantViolated
 
 R = TypeVar("R", PromiseRecord, TaskRecord)
@@ -113,6 +114,10 @@ TASK_MOVE: dict[str, Callable[[TaskRecord, TaskRecord], bool]] = {
     ),
 }
 
+CALLBACK_MOVE: dict[str, Callable[[CallbackRecord, CallbackRecord], bool]] = {
+    "preserved_callback": lambda b, a: False,
+}
+
 LISTENER_MOVE: dict[str, Callable[[ListenerRecord, ListenerRecord], bool]] = {
     "monotone_listener_fires_once": lambda b, a: not b.fired and a.fired and b[:2] == a[:2],
 }
@@ -123,47 +128,48 @@ PROCESS_MOVE: dict[str, Callable[[ProcessRecord, ProcessRecord], bool]] = {
 }
 
 
+# By kind of record: what holds of one, and of one before and after.
+_RULES: dict[type, tuple[Mapping[str, Callable[..., bool]], Mapping[str, Callable[..., bool]]]] = {
+    PromiseRecord: (PROMISE, PROMISE_MOVE),
+    TaskRecord: (TASK, TASK_MOVE),
+    CallbackRecord: (CALLBACK, CALLBACK_MOVE),
+    ListenerRecord: ({}, LISTENER_MOVE),
+    ProcessRecord: (PROCESS, PROCESS_MOVE),
+}
+
+
 def hold(now: int, cause: p.Cause, view: View, transition: Transition) -> None:
     """Check a transition before it is applied; raises `InvariantViolated` naming the property and the record."""
-    moved: set[type] = set()
-    for move in transition.moves:
-        before, after = move
-        moved.add(type(before if after is None else after))
-        if isinstance(after, PromiseRecord) and (before is None or isinstance(before, PromiseRecord)):
-            _each(PROMISE, after, cause)
-            if before is not None:
-                _each_move(PROMISE_MOVE, before, after, cause)
-        elif isinstance(after, TaskRecord) and (before is None or isinstance(before, TaskRecord)):
-            _each(TASK, after, cause)
-            if before is not None:
-                _each_move(TASK_MOVE, before, after, cause)
+    kinds = 0
+    for before, after in transition.moves:
+        record = before if after is None else after
+        table = type(record)
+        kinds |= KIND[table][BORN if before is None else REMOVED if after is None else CHANGED]
+        if after is None:
+            if (table is PromiseRecord or table is TaskRecord) and starts_over(cause) is None:
+                _broken("monotone_promises_and_tasks_stay", before, cause)
         else:
-            _hold_small(move, cause)
+            alone, moved = _RULES[table]
+            for name, holds in alone.items():
+                if not holds(after):
+                    _broken(name, after, cause)
+            if before is not None:
+                if type(before) is not table:
+                    _broken("consistent_move_is_of_one_record", (before, after), cause)
+                for name, moves_well in moved.items():
+                    if not moves_well(before, after):
+                        _broken(name, (before, after), cause)
         if not _knows(view, before, after):
             _broken("consistent_move_starts_from_the_stored_record", before or after, cause)
-    for name, allowed in AUTHORITY.items():
-        about = ABOUT.get(name)
-        if (about is None or about in moved) and not allowed(now, cause, view, transition.moves):
+    for name in _asked(kinds):
+        if not AUTHORITY[name](now, cause, view, transition.moves):
             _broken(name, transition.moves, cause)
 
 
-def _hold_small(move: Move, cause: p.Cause) -> None:
-    before, after = move
-    if isinstance(after, CallbackRecord):
-        _each(CALLBACK, after, cause)
-        if before is not None:
-            _broken("preserved_callback", move, cause)
-    elif isinstance(after, ListenerRecord):
-        if isinstance(before, ListenerRecord):
-            _each_move(LISTENER_MOVE, before, after, cause)
-        elif before is not None:
-            _broken("preserved_listener", move, cause)
-    elif isinstance(after, ProcessRecord):
-        _each(PROCESS, after, cause)
-        if isinstance(before, ProcessRecord):
-            _each_move(PROCESS_MOVE, before, after, cause)
-    elif after is None and isinstance(before, PromiseRecord | TaskRecord) and starts_over(cause) is None:
-        _broken("monotone_promises_and_tasks_stay", before, cause)
+@cache
+def _asked(kinds: int) -> tuple[str, ...]:
+    """What is asked of moves of these kinds."""
+    return tuple(name for name, about in ABOUT.items() if about & kinds)
 
 
 def _knows(view: View, before: Record | None, after: Record | None) -> bool:
@@ -177,18 +183,6 @@ def _knows(view: View, before: Record | None, after: Record | None) -> bool:
     if isinstance(record, CallbackRecord):
         return (record in view.callbacks(record.awaited)) is (before is not None)
     return True
-
-
-def _each(properties: Mapping[str, Callable[..., bool]], record: Record, cause: object) -> None:
-    for name, holds in properties.items():
-        if not holds(record):
-            _broken(name, record, cause)
-
-
-def _each_move(properties: Mapping[str, Callable[..., bool]], before: Record, after: Record, cause: object) -> None:
-    for name, holds in properties.items():
-        if not holds(before, after):
-            _broken(name, (before, after), cause)
 
 
 def _broken(name: str, what: object, cause: object) -> None:

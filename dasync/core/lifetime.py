@@ -18,16 +18,18 @@ def as_of(record: PromiseRecord, now: int, turn: int = 0) -> PromiseRecord:
 
 
 def born(now: int, command: p.PromiseCreate, creator: str | None, latest: int | None, turn: int) -> PromiseRecord:
-    bounds = (command.timeout_at, None if command.timer else latest)
-    deadline = min((at for at in bounds if at is not None), default=None)
+    deadline = command.timeout_at
+    if latest is not None and not command.timer:
+        deadline = latest if deadline is None else min(deadline, latest)
     invoked_at = now if command.invoked_at is None else min(now, command.invoked_at)
+    late = deadline is not None and now >= deadline  # then it is born settled, at its deadline
+    done = command.state is not State.PENDING and not late
     record = PromiseRecord(
-        command.id, command.function, command.version, command.param, command.target, creator,
-        command.timer, deadline, command.tags, invoked_at, command.born_after, State.PENDING, None, None, None,
+        command.id, command.function, command.version, command.param, command.target, creator, command.timer, deadline,
+        command.tags, invoked_at, command.born_after,
+        *((command.state, now, command.value, turn) if done else (State.PENDING, None, None, None)),
     )  # fmt: skip
-    if guards.is_due(record, now):  # born settled, at its deadline
-        return as_of(record._replace(created_at=min(invoked_at, deadline or 0)), now, turn)
-    return record if command.state is State.PENDING else settled(record, command.state, now, command.value, turn)
+    return as_of(record._replace(created_at=min(invoked_at, deadline or 0)), now, turn) if late else record
 
 
 def settled(record: PromiseRecord, state: State, at: int, value: bytes | None, turn: int) -> PromiseRecord:

@@ -336,12 +336,13 @@ def _fence(now: int, command: p.TaskFence, view: View) -> Transition:
     task = _holds(command.claim, view)
     if isinstance(task, Reply):
         return Transition(task)
-    own = _touch(now, view, task.id)
-    if own.moves or own.reply.promise is None:  # its deadline has passed, which ends the task
-        return own._replace(reply=Reply(Status.CONFLICT, reason=f"task {task.id!r} has passed its deadline"))
+    own = view.promise(task.id)
+    if own is None or guards.is_due(own, now):  # its deadline has passed, which ends the task
+        refusal = Reply(Status.CONFLICT, reason=f"task {task.id!r} has passed its deadline")
+        return _touch(now, view, task.id)._replace(reply=refusal)
     match command.action:
         case p.PromiseCreate():
-            return _create(now, command.action, view, creator=task.id, latest=own.reply.promise.timeout_at)
+            return _create(now, command.action, view, creator=task.id, latest=own.timeout_at)
         case p.PromiseSettle():
             return _settle(now, command.action, view, by=task.id)
         case p.PromiseCancel():

@@ -70,12 +70,9 @@ class Again:
         return final
 
 
-def latest(child: Child, function: Function[..., object], args: Args, kwargs: Kwargs) -> tuple[bytes, Args, Kwargs]:
-    """What a local child goes on with: what it was invoked with or, where it has started over, what it said last."""
-    held = child.held
-    kept = held.runs.get(child.promise.id)
-    if kept is None:
-        return child.param, args, kwargs
+def latest(child: Child, function: Function[..., object]) -> tuple[bytes, Args, Kwargs]:
+    """What a local child that has started over goes on with: what it said last."""
+    held, kept = child.held, child.held.runs[child.promise.id]
     try:
         return kept.param, *function.shape.decode(kept.param)
     except DecodeError as unfit:

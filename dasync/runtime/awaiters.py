@@ -104,7 +104,7 @@ class Awaiters:
 
     def add(self, promise: Promise[object], loop: asyncio.AbstractEventLoop) -> Waiter:
         """Whoever runs now waits for `promise`."""
-        waiter, task = Waiter(loop=loop), asyncio.current_task()
+        waiter, task = Waiter(loop=loop), asyncio.current_task(loop)
         waiter.task, waiter.sharer = task, None
         if type(task) is BranchTask:
             execution = cast(Member, task.branch.owner)

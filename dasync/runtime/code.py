@@ -12,14 +12,17 @@ from typing import NamedTuple
 
 from dasync.core import ids
 from dasync.errors import LeaseLost
+from dasync.runtime.awaiters import Waiter
 from dasync.runtime.batched import Batched
 from dasync.runtime.branch import Branch, BranchTask
 from dasync.runtime.calls import Calls
+from dasync.runtime.child import Child
 from dasync.runtime.function import Function
 from dasync.runtime.held import Held
 from dasync.runtime.pool import Crashed
 from dasync.runtime.slots import Slot
 from dasync.runtime.threads import Body
+from dasync.runtime.turns import Outcome
 
 
 class Invocation(NamedTuple):
@@ -52,6 +55,14 @@ class Code(Calls):
 
     def parts(self) -> list[BranchTask[object]]:
         return [task for task in (self._task, *(self._tasks or ())) if task is not None and not task.done()]
+
+    def awaits_only(self, outcome: Outcome) -> bool:
+        if len(self.children) > 1 or type(outcome) is not Child or self._tasks or self._body or self.slot:
+            return False
+        if self._task is None or self.cut is not None or self.cancels is not None or self.shared is not None:
+            return False
+        waiter = self._task._fut_waiter  # type: ignore[attr-defined]  # asyncio's own, C and Python alike
+        return type(waiter) is Waiter and not waiter.done()
 
     def in_thread(self) -> bool | None:
         return None if self._body is None else not self._body.rests()

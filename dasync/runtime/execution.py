@@ -58,7 +58,9 @@ class Execution(Code):
     def run_child(
         self, child: Child, function: Function[..., object], args: tuple[object, ...], kwargs: dict[str, object]
     ) -> None:
-        param, args, kwargs = latest(child, function, args, kwargs)
+        param = child.param
+        if child.promise.id in self.held.runs:
+            param, args, kwargs = latest(child, function)
         Execution(self.held, child.promise.id, Invocation(function, param, child.tags), child).start(args, kwargs)
 
     def again(self, function: Function[..., object], args: tuple[object, ...], kwargs: dict[str, object]) -> object:
@@ -148,7 +150,7 @@ class Execution(Code):
                 await asyncio.shield(held.barrier)
             if self.cut is not None:
                 self.turns.stir()
-            direct, failed = self.function.direct and ids.retry(self.at, 1) not in held.history, None
+            direct, failed = self.function.direct and not (held.history and ids.retry(self.at, 1) in held.history), None
             try:
                 try:
                     if direct:

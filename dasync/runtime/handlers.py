@@ -77,8 +77,9 @@ class Handlers:
         if promise.done():
             return
         tracked = self.pending.get(promise.id, promise)
-        if any(watcher.takes(record, value) for watcher in tracked.watchers):
-            return
+        for watcher in tracked.watchers:
+            if watcher.takes(record, value):
+                return
         self.deliver(promise, record, value)
 
     def deliver(self, promise: Promise[object], record: PromiseRecord, value: object = UNREAD) -> None:

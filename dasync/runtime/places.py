@@ -19,7 +19,7 @@ from dasync.runtime.cut import Cut
 from dasync.runtime.function import CUT, SHARED
 from dasync.runtime.held import Held
 from dasync.runtime.shared import Shared
-from dasync.runtime.turns import Turns
+from dasync.runtime.turns import Outcome, Turns
 
 
 class Places(ABC):
@@ -81,6 +81,10 @@ class Places(ABC):
     @abstractmethod
     def may_go_on(self) -> bool:
         """Whether its function has room for it to run; if not, it is told when there is."""
+
+    @abstractmethod
+    def awaits_only(self, outcome: Outcome) -> bool:
+        """Whether that is all that can come to it, and all that its code waits for."""
 
     @abstractmethod
     def is_ending(self) -> bool:

@@ -70,6 +70,9 @@ class Taker(Protocol):
     def may_go_on(self) -> bool:
         """Whether its function has room for it to run; if not, it is told when there is."""
 
+    def awaits_only(self, outcome: Outcome) -> bool:
+        """Whether that is all that can come to it, and all that its code waits for."""
+
 
 class Turns:
     """The outcomes of one execution's children, until they are taken."""
@@ -94,7 +97,13 @@ class Turns:
         """A child was settled just now: by a commit after all that have been heard of."""
         if (record.turn or 0) <= self._taker.turn:
             raise InvariantViolated(f"{record.id} was settled at {record.turn}, and heard of after {self._taker.turn}")
-        self._expect(outcome, record, value)
+        if self._looking or self.has_more() or self._plan.is_behind() or not self._taker.awaits_only(outcome):
+            self._expect(outcome, record, value)
+            return
+        # Nothing can come before it or with it, and nothing goes on by itself: a look would find that it is time.
+        self._taker.turn, self.taking = record.turn or 0, True
+        outcome.taken(record, value)
+        self.taking = False
 
     def recall(self, outcome: Outcome, record: PromiseRecord) -> None:
         """The code has come to a child that is on record; it is taken again in its turn, if it is settled."""
@@ -118,7 +127,7 @@ class Turns:
 
     def stir(self) -> None:
         """Something has changed that may let the next turn be taken, or the cut come."""
-        if not self._looking and not self._taker.is_over() and (self._coming or self._due or self._awaits_cancel()):
+        if not self._looking and (self._coming or self._due or self._awaits_cancel()) and not self._taker.is_over():
             self._looking, self._looks, self._seen = True, 0, None
             asyncio.get_running_loop().call_soon(self._look)
 

@@ -83,17 +83,19 @@ _RESTORE = "restore the store from a backup"
 
 def checksum(record: PromiseRecord) -> int:
     """CRC-32 over the whole row: SQLite gives back flipped bits as data."""
-    head = f"{record.id}\0{record.function}\0{record.version}\0{record.target}\0{record.creator}\0{record.timer}"
-    tail = f"\0{record.timeout_at}\0{record.tags}\0{record.created_at}\0{record.state.value}\0{record.settled_at}"
-    tail += f"\0{record.born_after}\0{record.turn}"
-    sum = crc32(record.param, crc32((head + tail).encode()))
-    return sum if record.value is None else crc32(record.value, sum ^ 1)
+    (
+        id, function, version, param, target, creator, timer, timeout_at, tags, created_at, born_after, state,
+        settled_at, value, turn,
+    ) = record  # fmt: skip
+    fixed = f"{id}\0{function}\0{version}\0{target}\0{creator}\0{timer}\0{timeout_at}\0{tags}\0{created_at}"
+    sum = crc32(param, crc32(f"{fixed}\0{state}\0{settled_at}\0{born_after}\0{turn}".encode()))
+    return sum if value is None else crc32(value, sum ^ 1)
 
 
 def task_checksum(record: TaskRecord) -> int:
     """Likewise: a claim that is another one than was written could be let go on, or be lost."""
     fixed = f"{record.id}\0{record.target}\0{record.function}\0{record.function_version}\0{record.created_at}"
-    held = f"\0{record.state.value}\0{record.version}\0{record.process}\0{record.python}\0{record.resumed}"
+    held = f"\0{record.state}\0{record.version}\0{record.process}\0{record.python}\0{record.resumed}"
     told = f"\0{record.reason}\0{record.crashes}\0{record.crashed_at}"
     return crc32(record.seed, crc32((fixed + held + told).encode()))
 
@@ -112,7 +114,7 @@ def _promise(row: Sequence[object]) -> PromiseRecord:
 
 
 def _promise_row(record: PromiseRecord) -> tuple[SqlValue, ...]:
-    return (*record[:11], record.state.value, *record[12:], checksum(record))
+    return (*record[:11], str(record.state), *record[12:], checksum(record))
 
 
 def _task(row: Sequence[object]) -> TaskRecord:
@@ -139,7 +141,7 @@ def _task_state(id: object, stored: object) -> TaskState:
 
 
 def _task_row(record: TaskRecord) -> tuple[SqlValue, ...]:
-    return (*record[:6], record.state.value, *record[7:], task_checksum(record))
+    return (*record[:6], str(record.state), *record[7:], task_checksum(record))
 
 
 class SqliteRows:
@@ -340,7 +342,7 @@ class SqliteRows:
         self._insert("promises", [_promise_row(r) for r in c.promises_born])
         self._many(
             "UPDATE promises SET state = ?, settled_at = ?, value = ?, turn = ?, checksum = ? WHERE id = ?",
-            [(r.state.value, *r[12:], checksum(r), r.id) for r in c.promises_moved],
+            [(str(r.state), *r[12:], checksum(r), r.id) for r in c.promises_moved],
         )
         self._remove("promises", c.promises_gone)
         self._remove("tasks", c.tasks_gone)
@@ -348,7 +350,7 @@ class SqliteRows:
         self._many(
             "UPDATE tasks SET state = ?, version = ?, process = ?, python = ?, resumed = ?, reason = ?, crashes = ?,"
             " crashed_at = ?, checksum = ? WHERE id = ?",
-            [(r.state.value, *r[7:], task_checksum(r), r.id) for r in c.tasks_moved],
+            [(str(r.state), *r[7:], task_checksum(r), r.id) for r in c.tasks_moved],
         )
         self._many("INSERT INTO callbacks VALUES (?, ?)", c.callbacks_born)
         self._many("DELETE FROM callbacks WHERE awaited = ? AND awaiter = ?", c.callbacks_gone)
