@@ -63,31 +63,29 @@ def stop_inside(pid: int, path: str) -> None:
 # -- shares ------------------------------------------------------------------------------------------------------
 
 
-def beside(seconds: float, *others: str) -> None:
-    """Equal shares, nobody refused, and commits at most half as slow as with SQLite's busy_timeout alone."""
-    for left in reversed(range(TRIES)):
-        found = writers.measure(seconds, kinds=("dasync", *others))
-        print(found)
-        ours = found["dasync"]
-        assert ours.errors == 0
-        faster = ours.p99_ms <= found["unlocked"].p99_ms / 2
-        faster = faster and all(ours.worst_p99_ms <= found[kind].worst_p99_ms / 2 for kind in others)
-        if (faster and ours.shares == [EQUAL] * 4) or not left:
-            assert ours.shares == [EQUAL] * 4
-            assert faster
-            return
-
-
-def test_writers_get_equal_shares_and_are_never_refused() -> None:
-    """Four processes, each within a fifth of an equal share, and SQLite's SQLITE_BUSY reaches none; the slowest
-    hundredth of their commits is at least twice as fast as that of the same store without its lock."""
-    beside(0.8, "unlocked")
+def test_writers_are_never_refused_and_none_starves() -> None:
+    """Four processes that write as fast as they can; how fast that is, beside what else runs, is no test's matter."""
+    ours = writers.measure(0.8, kinds=("dasync",))["dasync"]
+    print(ours)
+    assert ours.errors == 0
+    assert min(ours.shares) > 0.5
 
 
 @pytest.mark.campaign
 def test_the_lock_beside_busy_timeout_alone() -> None:
-    """For longer, and beside plain SQLite too, whose worst writer hardly comes to write."""
-    beside(5, "unlocked", "plain")
+    """Each writer within a fifth of an equal share; the slowest hundredth of commits at least twice as fast as that of
+    the same store without its lock, and as that of plain SQLite's worst writer, which hardly comes to write."""
+    for left in reversed(range(TRIES)):
+        found = writers.measure(5, kinds=("dasync", "unlocked", "plain"))
+        print(found)
+        ours, unlocked, plain = (found[kind] for kind in ("dasync", "unlocked", "plain"))
+        assert ours.errors == 0
+        slow_ms = min(unlocked.worst_p99_ms, plain.worst_p99_ms)
+        fast = ours.p99_ms <= unlocked.p99_ms / 2 and ours.worst_p99_ms <= slow_ms / 2
+        if (fast and ours.shares == [EQUAL] * 4) or not left:
+            assert ours.shares == [EQUAL] * 4
+            assert fast
+            return
 
 
 # -- one that is stopped, or killed ------------------------------------------------------------------------------
