@@ -25,7 +25,7 @@ from dasync.testing.trial import Trial
 
 PROGRAMS, MANY_PROGRAMS, PARTS = 24, 500, 4
 CASES = 4  # of each program: a pass over one schedule is not broken off, so it is more
-OF_MANY = 5  # of these, where there are many programs
+OF_MANY = 7  # of these, where there are many programs
 CALM = settings(
     deadline=None, database=None, print_blob=False, suppress_health_check=list(HealthCheck),
     report_multiple_bugs=False, phases=(Phase.generate, Phase.shrink),

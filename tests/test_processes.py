@@ -330,7 +330,7 @@ def test_an_end_from_elsewhere_reaches_every_process_below(site: Site, how: str)
     pids = {site.hire().pid, site.hire().pid}
 
     async def main(loop: dasync.EventLoop) -> None:
-        limit = {"timeout": 1.0} if how == "timeout" else {}
+        limit = {"timeout": 2.0} if how == "timeout" else {}
         promise = far(programs.nests).options(id="n", **limit)("n")
         runner, away = await site.begun("n"), await site.begun("n-far")
         assert {runner, away, await site.begun("n-here")} <= pids

@@ -60,7 +60,7 @@ _WAITING_TARGETS = """
         UNION ALL
         SELECT (SELECT min(target) FROM tasks WHERE state = 'pending' AND target > t) FROM targets WHERE t IS NOT NULL
     ) SELECT t FROM targets WHERE t IS NOT NULL"""
-_OF = "FROM tasks WHERE state = 'pending' AND target = ?1"
+_OF = "FROM tasks WHERE state = 'pending' AND target = :target"
 _KINDS = f"""
     WITH RECURSIVE names(f) AS (
         SELECT min(function) {_OF}
@@ -306,8 +306,8 @@ class SqliteRows:
     def kinds(self, targets: tuple[str, ...]) -> Sequence[tuple[str, int]]:
         if (few := self._pending(targets)) is not None:
             return sorted({(task.function, task.function_version) for task in few})
-        found = {(str(row[0]), int(str(row[1]))) for target in targets for row in self._all(_KINDS, target)}
-        return sorted(found)
+        found = [row for target in targets for row in self._connection.execute(_KINDS, {"target": target})]
+        return sorted({(str(row[0]), int(str(row[1]))) for row in found})
 
     def acquirable(
         self, targets: tuple[str, ...], functions: tuple[tuple[str, int], ...], limit: int
