@@ -167,6 +167,8 @@ class PromiseCreate:
     """When it was invoked, for one that is born settled; None: now."""
     born_after: int = 0
     """The turn that the execution which makes it had taken last."""
+    fresh: bool = False
+    """Its id was drawn at random for it just now: a store need not fear that damage hides one of that id."""
 
     def __post_init__(self) -> None:
         ids.check(self.id)

@@ -84,8 +84,9 @@ class Roots:
             lookup(function.name, function.version)
         function.bind(args, kwargs)
         param, _, _ = function.shape.encode(args, kwargs, self._host.max_payload)
+        given = options.id or id
         create = PromiseCreate(
-            options.id or id or self._fresh_id(function.name),
+            given or self._fresh_id(function.name),
             function.name,
             function.version,
             param,
@@ -93,6 +94,7 @@ class Roots:
             timeout_at=self._deadline(options.timeout_s),
             tags=tags_of(function),
             seed=self._entropy.bytes(SEED_BYTES),
+            fresh=given is None,
         )
         return cast("Promise[R]", self._begin(create, function.result, local=options.on is None))
 
@@ -160,7 +162,7 @@ class Root:
             return create
         return PromiseCreate(
             create.id, create.function, create.version, create.param, create.target, False, create.timeout_at,
-            create.tags, create.seed, None, host.process,
+            create.tags, create.seed, None, host.process, fresh=create.fresh,
         )  # fmt: skip
 
     def replied(self, reply: Reply) -> None:

@@ -62,7 +62,7 @@ class Named(NamedTuple):
     settling: Collection[str] = ()
     """Promises that it may settle: who waits for them is asked for."""
     born: Collection[str] = ()
-    """Those of the promises that a claim covers and that are made now, as far as anybody knows."""
+    """Those of the promises that are made now, as far as anybody knows: under a claim, or with an id drawn for them."""
 
 
 class Rows(Records, Protocol):
@@ -353,9 +353,13 @@ def _named(commands: Sequence[p.Command]) -> Named:
             promises[command.claim.id] = tasks[command.claim.id] = settling[command.claim.id] = None
         elif isinstance(command, p.TaskCreate):
             promises[command.action.id] = tasks[command.action.id] = None
+            if command.action.fresh:
+                born.add(command.action.id)
         elif isinstance(command, p.PromiseCreate | p.PromiseGet | p.PromiseSettle):
             promises[command.id] = None
-            if isinstance(command, p.PromiseGet) and command.claim is not None:
+            if isinstance(command, p.PromiseCreate) and command.fresh:
+                born.add(command.id)
+            elif isinstance(command, p.PromiseGet) and command.claim is not None:
                 promises[command.claim.id] = tasks[command.claim.id] = None
         elif isinstance(command, p.PromiseCancel):
             promises[command.id] = settling[command.id] = None

@@ -169,7 +169,7 @@ class SqliteRows:
         if cold := [id for id, record in self._promises.items() if record is None]:
             rows = self._all(f"SELECT {_PROMISE} FROM promises WHERE id {_in(cold)}", _key(cold))
             self._promises.update((record.id, record) for record in map(_promise, rows))
-            if len(rows) < len(cold):  # what is born under a claim was looked for when the task was acquired
+            if len(rows) < len(cold):  # what is born under a claim was looked for when its task was acquired
                 self._check_gaps(id for id in cold if self._promises[id] is None and id not in named.born)
         if cold := [id for id, task in self._tasks.items() if task is None]:
             rows = self._all(f"SELECT {_TASK} FROM tasks WHERE id {_in(cold)}", _key(cold))
