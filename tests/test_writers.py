@@ -73,15 +73,14 @@ def test_writers_are_never_refused_and_none_starves() -> None:
 
 @pytest.mark.campaign
 def test_the_lock_beside_busy_timeout_alone() -> None:
-    """Each writer within a fifth of an equal share; the slowest hundredth of commits at least twice as fast as that of
-    the same store without its lock, and as that of plain SQLite's worst writer, which hardly comes to write."""
+    """Each writer within a fifth of an equal share; the slowest hundredth of commits, of all writers and of the worst
+    one, at least twice as fast as that of the same store without its lock."""
     for left in reversed(range(TRIES)):
-        found = writers.measure(5, kinds=("dasync", "unlocked", "plain"))
+        found = writers.measure(5, kinds=("dasync", "unlocked"))
         print(found)
-        ours, unlocked, plain = (found[kind] for kind in ("dasync", "unlocked", "plain"))
+        ours, unlocked = found["dasync"], found["unlocked"]
         assert ours.errors == 0
-        slow_ms = min(unlocked.worst_p99_ms, plain.worst_p99_ms)
-        fast = ours.p99_ms <= unlocked.p99_ms / 2 and ours.worst_p99_ms <= slow_ms / 2
+        fast = ours.p99_ms <= unlocked.p99_ms / 2 and ours.worst_p99_ms <= unlocked.worst_p99_ms / 2
         if (fast and ours.shares == [EQUAL] * 4) or not left:
             assert ours.shares == [EQUAL] * 4
             assert fast
