@@ -208,6 +208,53 @@ def short_path() -> Iterator[Path]:
         yield Path(folder)
 
 
+FULL = """
+import asyncio, os, sys
+from dasync.errors import StoreUnavailable
+from dasync.transports.local import LocalTransport
+
+async def main():
+    path = sys.argv[1]
+    transport = LocalTransport(f"{path}/s.db")
+    await transport.open("first", print)
+    await transport.close()
+    with open(f"{path}/filler", "wb", buffering=0) as filler:
+        try:
+            while True:
+                filler.write(bytes(4096))
+        except OSError:
+            pass
+    for name in ("second", "third"):
+        try:
+            await transport.open(name, print)
+        except StoreUnavailable as error:
+            print(error)
+    os.unlink(f"{path}/filler")
+    await transport.open("fourth", print)
+    transport.box[0] = 1
+    print(sorted(os.listdir(f"{path}/s.db-processes"))[0].split("-")[0])
+    await transport.close()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.system
+def test_who_comes_back_on_a_full_disk_is_told_so(short_path: Path) -> None:
+    """Its box is written in memory, where a lack of room is a deadly signal; so there is room, or no box."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", short_path], check=True)
+    try:
+        done = subprocess.run([sys.executable, "-c", FULL, short_path], capture_output=True, text=True)
+    finally:
+        subprocess.run(["umount", short_path], check=True)
+    assert done.returncode == 0, done
+    *refused, back = done.stdout.splitlines()
+    assert [line.partition(": ")[2] for line in refused] == [
+        "no file for a sign of life, or doorbell: [Errno 28] No space left on device"
+    ] * 2
+    assert back == "fourth"
+
+
 def locker(path: Path) -> subprocess.Popen[str]:
     """A process that locks the file, or ends, and leaves when its stdin does."""
     return subprocess.Popen(

@@ -25,6 +25,7 @@ import msgpack  # type: ignore[import-untyped]  # it has no type information
 
 from dasync.core.ids import MARK_BYTES
 from dasync.core.model import ProcessRecord, PromiseRecord, State
+from dasync.errors import StoreUnavailable
 from dasync.ports import Bell, Box, Ring
 
 EVERYTHING = Bell(Ring.TASKS | Ring.NEWS)
@@ -67,22 +68,30 @@ class LocalTransport:
         self._on_ring: Callable[[Bell], None] = lambda _: None
 
     async def open(self, process: str, on_ring: Callable[[Bell], None]) -> str:
-        os.makedirs(self._folder, mode=0o700, exist_ok=True)
         self._process, self._on_ring = process, on_ring
+        try:
+            return self._appear(process)
+        except OSError as error:  # a full disk: who comes back as another incarnation tries again later
+            await self.close()
+            raise StoreUnavailable(f"{self._folder}: no file for a sign of life, or doorbell: {error}") from error
+
+    def _appear(self, process: str) -> str:
+        os.makedirs(self._folder, mode=0o700, exist_ok=True)
         self._lock = os.open(self._lock_path(process), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._own.add(self._lock_path(process))
-        os.ftruncate(self._lock, BOX_BYTES)
+        # Written, not cut to size: what a full disk has no room for would kill whoever first writes to it in memory.
+        os.pwrite(self._lock, bytes(BOX_BYTES), 0)
         self.box = mmap.mmap(self._lock, BOX_BYTES)  # never closed by hand: with its handle the record lock would go
         self._address = self._bell_path(process)
         bell = self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         bell.setblocking(False)
+        # No task that waits for letters: one comes as its bell is taken away, and whoever waited is canceled already.
+        asyncio.get_running_loop().add_reader(bell, self._hear, bell)
         with suppress(FileNotFoundError):
             os.unlink(self._address)
         bell.bind(self._address)
         os.chmod(self._address, 0o600)
-        # No task that waits for letters: one comes as its bell is taken away, and whoever waited is canceled already.
-        asyncio.get_running_loop().add_reader(bell, self._hear, bell)
         return self._address
 
     def ring(self, doorbells: Mapping[str, Bell]) -> None:
@@ -127,8 +136,9 @@ class LocalTransport:
             asyncio.get_running_loop().remove_reader(self._socket)
             self._socket.close()
         if self._lock >= 0:
-            self.bury(self._process)
-            self._own.discard(self._lock_path(self._process))
+            if self._lock_path(self._process) in self._own:
+                self.bury(self._process)
+                self._own.discard(self._lock_path(self._process))
             os.close(self._lock)
         self._socket, self._lock = None, -1
 
