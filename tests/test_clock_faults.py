@@ -68,20 +68,32 @@ def test_commits_are_numbered_in_their_order_whatever_the_clocks_say(tmp_path: P
 
 
 def test_what_stands_in_the_lock_file_is_checked(tmp_path: Path) -> None:
-    """A number that was torn counts for nothing."""
-    path = str(tmp_path / "lock")
-    lock = FileLock.of(path)
+    """A number that was torn counts for nothing: the one before it does, of which there is another copy."""
+    path = tmp_path / "lock"
+
+    def reopened() -> int:
+        lock = FileLock.of(str(path))
+        with lock:
+            number = lock.number
+        lock.close()
+        return number
+
+    lock = FileLock.of(str(path))
     with lock:
         assert lock.number == 0
-        lock.number = 2**50
-        assert lock.number == 2**50
+        for number in (2**50, 2**50 + 1, 2**50 + 2):
+            lock.number = number
+            assert lock.number == number
     lock.close()
-    with open(path, "r+b") as file:
-        file.write(b"\xff")
-    lock = FileLock.of(path)
-    with lock:
-        assert lock.number == 0
-    lock.close()
+    assert reopened() == 2**50 + 2
+    whole = path.read_bytes()
+    for at in range(len(whole)):  # torn anywhere, at most one of the two is lost
+        path.write_bytes(whole[:at] + b"\xff" + whole[at + 1 :])
+        assert reopened() in (2**50 + 1, 2**50 + 2)
+    path.write_bytes(b"\xff" * len(whole))
+    assert reopened() == 0
+    path.write_bytes(whole[:3])
+    assert reopened() == 0
 
 
 # -- processes with a wrong clock ----------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ those who hold the lock hand on: it outlives each of them, but not a power loss 
 from __future__ import annotations
 
 import fcntl
+import mmap
 import os
 import struct
 import sys
@@ -19,7 +20,11 @@ from typing import ClassVar
 from zlib import crc32
 
 _FLOCK = "hhqqi0q"  # Linux: struct flock, as the C compiler lays it out
-_NUMBER = struct.Struct("<QI")  # and its CRC-32: what is left of a file after a power loss may be anything
+# A number and its CRC-32, for what is left of a file after a power loss may be anything. Twice: whoever is killed
+# while it writes one leaves the other, of the commit before that which it did not come to.
+_NUMBER = struct.Struct("<QI")
+_SLOTS = (0, 16)
+_BYTES = 32
 
 
 class FileLock:
@@ -34,6 +39,7 @@ class FileLock:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         # Record locks exclude processes, not the threads of one: two stores of one program need this as well.
         self._threads = threading.Lock()
+        self._slots: mmap.mmap | None = None  # what stands in the file: a commit should not cost two more system calls
 
     @classmethod
     def of(cls, path: str) -> FileLock:
@@ -85,15 +91,26 @@ class FileLock:
     @property
     def number(self) -> int:
         """What the last holder has left here, 0 if nobody has; for who holds the lock."""
-        kept = os.pread(self._fd, _NUMBER.size, 0)
-        if len(kept) < _NUMBER.size:
-            return 0
-        number, checksum = _NUMBER.unpack(kept)
-        return int(number) if crc32(kept[:8]) == checksum else 0
+        return max(self._read())
 
     @number.setter
     def number(self, number: int) -> None:
-        os.pwrite(self._fd, _NUMBER.pack(number, crc32(number.to_bytes(8, "little"))), 0)
+        kept = self._read()
+        at = _SLOTS[kept.index(min(kept))]
+        _NUMBER.pack_into(self._mapped(), at, number, crc32(number.to_bytes(8, "little")))
+
+    def _read(self) -> list[int]:
+        slots = self._mapped()
+        found = [_NUMBER.unpack_from(slots, at) for at in _SLOTS]
+        return [number if crc32(number.to_bytes(8, "little")) == checksum else 0 for number, checksum in found]
+
+    def _mapped(self) -> mmap.mmap:
+        if self._slots is None:
+            size = os.fstat(self._fd).st_size
+            if size < _BYTES:  # written, not cut to size: what a full disk has no room for would kill who writes to it
+                os.pwrite(self._fd, bytes(_BYTES - size), size)
+            self._slots = mmap.mmap(self._fd, _BYTES)
+        return self._slots
 
     @classmethod
     def forget(cls) -> None:
@@ -106,6 +123,8 @@ class FileLock:
             self._users -= 1
             if self._users == 0:
                 self._open.pop(self._path, None)
+                if self._slots is not None:
+                    self._slots.close()
                 os.close(self._fd)
 
 

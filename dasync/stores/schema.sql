@@ -65,8 +65,7 @@ CREATE TABLE listeners (
     fired   INTEGER NOT NULL,
     PRIMARY KEY (promise, process)
 ) WITHOUT ROWID;
-CREATE INDEX listeners_of ON listeners (process);
-CREATE INDEX listeners_fired ON listeners (process, promise) WHERE fired;
+CREATE INDEX listeners_of ON listeners (process, fired, promise);
 
 -- The live processes and their leases.
 CREATE TABLE processes (

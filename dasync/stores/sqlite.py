@@ -39,6 +39,8 @@ CHECKPOINT_BYTES = 8 * 2**20  # of WAL: a short WAL keeps reads fast and bit rot
 PATIENT_BYTES = 16 * 2**20
 # Several times, briefly: SQLite waits for the place of a reader in its table, which later readers may take as well.
 PATIENT_TRIES, PATIENCE_MS = 5, 50
+# Between two looks at how long the WAL is, in time and in commits of this process: it grows by a few megabytes then.
+LOOK_S, LOOK_COMMITS = 0.01, 16
 CHECKED_BYTES = 64 * 2**20  # of a file whose pages are checked whenever it is opened, which takes 1.5 ms a MiB
 _HEADER_BYTES = 100
 _MAGIC = b"SQLite format 3\x00"
@@ -89,6 +91,7 @@ class SqliteStore(RowStore):
         self._patience = Patience(self.path)
         self._owner = 0
         self._wal_bytes = 0  # as seen last
+        self._looked_at, self._unlooked = -LOOK_S, 0
         self._checkpoint_at, self._patient_at = CHECKPOINT_BYTES, PATIENT_BYTES
         self._data_version = -1
 
@@ -169,6 +172,10 @@ class SqliteStore(RowStore):
 
     def _checkpoint(self, connection: sqlite3.Connection) -> None:
         """Move the WAL into the file and cut it to nothing, when it is long and nobody is reading from it."""
+        now_s, self._unlooked = self._clock.monotonic(), self._unlooked + 1
+        if now_s < self._looked_at + LOOK_S and self._unlooked < LOOK_COMMITS:
+            return
+        self._looked_at, self._unlooked = now_s, 0
         try:
             before, size = self._wal_bytes, os.stat(f"{self.path}-wal").st_size
             self._wal_bytes = size

@@ -292,7 +292,7 @@ class SqliteRows:
         return [*map(_listener, self._all("SELECT * FROM listeners WHERE process = ? ORDER BY promise", process))]
 
     def news(self, process: str) -> Sequence[ListenerRecord]:
-        sql = "SELECT * FROM listeners WHERE process = ? AND fired ORDER BY promise"
+        sql = "SELECT * FROM listeners WHERE process = ? AND fired = 1 ORDER BY promise"
         return [*map(_listener, self._all(sql, process))]
 
     def _pending(self, targets: tuple[str, ...]) -> list[TaskRecord] | None:
