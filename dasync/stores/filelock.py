@@ -39,6 +39,7 @@ class FileLock:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         # Record locks exclude processes, not the threads of one: two stores of one program need this as well.
         self._threads = threading.Lock()
+        self._older = _SLOTS[0]
         self._slots: mmap.mmap | None = None  # what stands in the file: a commit should not cost two more system calls
 
     @classmethod
@@ -91,18 +92,16 @@ class FileLock:
     @property
     def number(self) -> int:
         """What the last holder has left here, 0 if nobody has; for who holds the lock."""
-        return max(self._read())
+        slots = self._mapped()
+        found = [_sound(*_NUMBER.unpack_from(slots, at)) for at in _SLOTS]
+        number = max(found)
+        self._older = _SLOTS[found[0] == number]
+        return number
 
     @number.setter
     def number(self, number: int) -> None:
-        kept = self._read()
-        at = _SLOTS[kept.index(min(kept))]
-        _NUMBER.pack_into(self._mapped(), at, number, crc32(number.to_bytes(8, "little")))
-
-    def _read(self) -> list[int]:
-        slots = self._mapped()
-        found = [_NUMBER.unpack_from(slots, at) for at in _SLOTS]
-        return [number if crc32(number.to_bytes(8, "little")) == checksum else 0 for number, checksum in found]
+        """For who has just asked for the one before."""
+        _NUMBER.pack_into(self._mapped(), self._older, number, _sum(number))
 
     def _mapped(self) -> mmap.mmap:
         if self._slots is None:
@@ -126,6 +125,14 @@ class FileLock:
                 if self._slots is not None:
                     self._slots.close()
                 os.close(self._fd)
+
+
+def _sum(number: int) -> int:
+    return crc32(number.to_bytes(8, "little"))
+
+
+def _sound(number: int, checksum: int) -> int:
+    return number if _sum(number) == checksum else 0
 
 
 os.register_at_fork(after_in_child=FileLock.forget)
