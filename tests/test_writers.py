@@ -139,8 +139,8 @@ def test_who_is_stopped_between_its_transactions_holds_nobody_up(tmp_path: Path)
             stop(pids[who])
             begun, inside = time.monotonic(), FileLock.holder(f"{path}-lock") == pids[who]
             time.sleep(STOPPED_S)
+            moments.append(Moment(who, begun, time.monotonic(), inside))  # before it goes on: then others do, at once
             os.kill(pids[who], signal.SIGCONT)
-            moments.append(Moment(who, begun, time.monotonic(), inside))
             time.sleep(rng.uniform(0.05, 0.1))
 
     told = writers.play("dasync", path, 4, "power", 9.0, meanwhile)
