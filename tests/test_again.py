@@ -98,8 +98,8 @@ def test_a_loop_takes_bounded_space(memory: World) -> None:
 
 @pytest.mark.campaign
 def test_a_loop_without_end_takes_bounded_memory(tmp_path: Path) -> None:
-    """30,000 runs in a file, or as many as DASYNC_RUNS says: it stays as small as it was, and so does the process."""
-    runs = int(os.environ.get("DASYNC_RUNS", "30000"))
+    """12,000 runs in a file, or as many as DASYNC_RUNS says: it stays as small as it was, and so does the process."""
+    runs = int(os.environ.get("DASYNC_RUNS", "12000"))
     path = str(tmp_path / "s.db")
     size, resident = list[int](), list[int]()
 

@@ -106,10 +106,10 @@ def test_two_sequences_resume_right(zygote: Zygote, tmp_path: Path, where: str |
 
 
 @pytest.mark.campaign
-@pytest.mark.parametrize("where", [None, "default"], ids=["local", "remote"])
-def test_two_sequences_resume_right_in_every_case(zygote: Zygote, tmp_path: Path, where: str | None) -> None:
-    """Every shape, order and place of death, for local and for remote steps: right 203 times each."""
-    crash_and_resume(zygote, tmp_path, where, FAVOURITE + CASES)
+@pytest.mark.parametrize(("where", "half"), [(None, 0), ("default", 1)], ids=["local", "remote"])
+def test_two_sequences_resume_right_in_every_case(zygote: Zygote, tmp_path: Path, where: str | None, half: int) -> None:
+    """Every shape, order and place of death, in turn for local and for remote steps: right 203 times."""
+    crash_and_resume(zygote, tmp_path, where, FAVOURITE[half::2] + CASES[half::2])
 
 
 @pytest.mark.parametrize("death", [f"passed {n}" for n in (1, 2, 3)])
