@@ -733,6 +733,44 @@ def test_a_full_disk(durability: str, path: str) -> None:
     assert done.stdout.startswith("survived"), done.stderr
 
 
+NO_ROOM_FOR_THE_LOCK = """
+import asyncio, os, resource, sys
+from clocks import FakeClock
+from worlds import create
+from dasync.errors import StoreUnavailable
+from dasync.stores.sqlite import SqliteStore
+
+def limit(bytes):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes, resource.RLIM_INFINITY))
+
+async def main():
+    store = SqliteStore(sys.argv[1], FakeClock())
+    await store.open()
+    assert os.path.getsize(f"{sys.argv[1]}-lock") == 0
+    for room in (0, 5):
+        limit(room)
+        try:
+            await store.transact([create("a")])
+        except StoreUnavailable as error:
+            limit(resource.RLIM_INFINITY)
+            print(error)
+    await store.transact([create("a")])
+    print(*(await store.snapshot()).promises)
+    await store.close()
+
+asyncio.run(main())
+"""
+
+
+def test_no_room_in_the_lock_file(path: str) -> None:
+    """What it has no room for would be written in memory, where that is a deadly signal."""
+    done = _python(NO_ROOM_FOR_THE_LOCK, path)
+    assert done.stderr == ""
+    *refused, made = done.stdout.splitlines()
+    assert [line.startswith(f"{path}: [Errno ") for line in refused] == [True, True]
+    assert made == "a"
+
+
 def _python(program: str, *args: str) -> subprocess.CompletedProcess[str]:
     path = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     run = [sys.executable, "-W", "error", "-c", program, *args]

@@ -9,6 +9,7 @@ those who hold the lock hand on: it outlives each of them, but not a power loss 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
@@ -105,9 +106,10 @@ class FileLock:
 
     def _mapped(self) -> mmap.mmap:
         if self._slots is None:
-            size = os.fstat(self._fd).st_size
-            if size < _BYTES:  # written, not cut to size: what a full disk has no room for would kill who writes to it
-                os.pwrite(self._fd, bytes(_BYTES - size), size)
+            # Written, not cut to size: what a full disk has no room for would kill whoever writes to it in memory.
+            missing = bytes(max(0, _BYTES - os.fstat(self._fd).st_size))
+            if os.pwrite(self._fd, missing, _BYTES - len(missing)) < len(missing):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._path)
             self._slots = mmap.mmap(self._fd, _BYTES)
         return self._slots
 

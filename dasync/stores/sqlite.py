@@ -51,6 +51,8 @@ _PASSING = (
     "FULL", "IOERR", "CANTOPEN", "READONLY", "BUSY", "LOCKED", "PROTOCOL", "PERM", "AUTH", "NOMEM", "INTERRUPT",
     "NOLFS",
 )  # fmt: skip
+# Of a hop: SQLite's, one that quotes damaged text and so cannot be read, the lock file's.
+_FAILURES = (sqlite3.Error, UnicodeDecodeError, OSError)
 _log = logging.getLogger("dasync.store")
 
 
@@ -229,7 +231,7 @@ class SqliteStore(RowStore):
             if self._connection is None:
                 try:
                     self._connection = await self._connect(lock)
-                except (sqlite3.Error, UnicodeDecodeError) as error:
+                except _FAILURES as error:
                     raise explain(self.path, error) from error
             return self._connection
 
@@ -258,7 +260,7 @@ class SqliteStore(RowStore):
         try:
             with self._patience:
                 await connection.execute(keep)
-        except (sqlite3.Error, UnicodeDecodeError) as error:
+        except _FAILURES as error:
             if "IOERR" in _name(error):
                 await self._abandon(connection)
             raise explain(self.path, error) from error
@@ -342,9 +344,11 @@ def _name(error: Exception) -> str:
     return getattr(error, "sqlite_errorname", None) or ""
 
 
-def explain(path: str, error: sqlite3.Error | UnicodeDecodeError) -> StoreError:
-    """What an SQLite error means for a caller; one that cannot even be read quotes what is damaged."""
+def explain(path: str, error: sqlite3.Error | UnicodeDecodeError | OSError) -> StoreError:
+    """What a failure means for a caller."""
     name = _name(error)
+    if isinstance(error, OSError):
+        return StoreUnavailable(f"{path}: {error}")
     if isinstance(error, sqlite3.ProgrammingError | sqlite3.InterfaceError):
         return StoreError(f"{path}: {error}")
     if any(word in name for word in _PASSING):
