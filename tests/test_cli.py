@@ -293,6 +293,9 @@ def test_list_goes_through_a_store_part_by_part(filled: str) -> None:
     assert chosen[0].split() == ["ID", "STATE", "FUNCTION", "TASK", "CREATED"]
     assert [line.split()[0] for line in chosen[1:]] == ["bill-2:0"]
     assert dasync("list", "--function", "nobody", "--store", filled) == "no promises\n"
+    roots = dasync_json("list", "--roots", "--store", filled)["promises"]
+    assert isinstance(roots, list)
+    assert [one["id"] for one in roots] == [id for id in found if ":" not in id]
     suspended = dasync_json("list", "--task-state", "suspended", "--store", filled)["promises"]
     assert isinstance(suspended, list)
     assert [one["id"] for one in suspended] == ["approval"]
@@ -301,6 +304,11 @@ def test_list_goes_through_a_store_part_by_part(filled: str) -> None:
 def test_list_tells_the_command_that_shows_the_next_part(filled: str) -> None:
     """It is on stderr, can be run as it stands, and is not there after the last part."""
     command, found = ["dasync", "list", "--limit", "2", "--function", "price", "--store", filled], list[str]()
+    done = subprocess.run(
+        [sys.executable, "-m", "dasync", "list", "--roots", "--limit", "1", "--store", filled],
+        capture_output=True, text=True, timeout=TIMEOUT_S, env=environment(),
+    )  # fmt: skip
+    assert done.stderr.endswith(" --roots\n")
     for _ in range(6):
         done = subprocess.run(
             [sys.executable, "-m", *command], capture_output=True, text=True, timeout=TIMEOUT_S, env=environment()

@@ -13,12 +13,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from clocks import FakeClock
 from shell import TIMEOUT_S, dasync_json, environment, fails, run, start
 from shell import dasync as command
 
 import dasync
 from dasync.cli import guest, main
-from dasync.core.protocol import TaskHalt
+from dasync.core.protocol import PromiseCreate, TaskHalt
 from dasync.stores.sqlite import SqliteStore
 from dasync.system import SystemClock
 
@@ -206,6 +207,26 @@ def test_wait_says_at_once_what_a_promise_needs(store: str, capsys: pytest.Captu
     assert said("approval")[0] == (
         "approval is halted: it has\\x1b diverged; correct the code, then `dasync resume approval`"
     )
+
+
+@pytest.mark.asyncio
+async def test_wait_says_when_nobody_begins(tmp_path: Path) -> None:
+    """The group is served, by somebody who has no such function: a typo in its name. Not before two seconds."""
+    path, now_ms = str(tmp_path / "w.db"), SystemClock().now_ms()
+    for id, age_s in [("old", 3), ("new", -60)]:
+        rows = SqliteStore(path, FakeClock(now_ms - 1000 * age_s))
+        await rows.open()
+        await rows.transact([PromiseCreate(id, "shpi", 1, b"", "default", seed=b"1")])
+        await rows.close()
+    async with asyncio.timeout(TIMEOUT_S), dasync.EventLoop(path, functions=[]):
+        status, _, said = await run("wait", "old", "--for", "0", "--store", path)
+        assert (status, said.splitlines()) == (124, [
+            "dasync: group 'default' is served, but nobody has begun old: they are busy, or have no function 'shpi'"
+            " version 1 (`dasync doctor APP` tells what APP lacks)",
+            "dasync: promise 'old' is pending still; `dasync wait old` waits again",
+        ])  # fmt: skip
+        said = (await run("wait", "new", "--for", "0", "--store", path))[2]
+        assert said == "dasync: promise 'new' is pending still; `dasync wait new` waits again\n"
 
 
 @pytest.mark.asyncio

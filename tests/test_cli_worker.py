@@ -269,6 +269,7 @@ def test_a_program_that_is_not_there_is_told_so(options: list[str], tmp_path: Pa
         ("idle.py", "x = 1", "@dasync.function"),
         ("exits.py", "import sys; sys.exit(3)", "__main__"),
         ("json.py", "x = 1", "another name"),
+        ("shares.py", "import dasync\n@dasync.function\nasync def f(a=[]): ...", " at {folder}/shares.py:2; fix"),
         ("twice.py", f"import dasync\n{_F}\n@dasync.function(name='f')\nasync def g(): ...", "name="),
     ],
 )

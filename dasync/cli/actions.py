@@ -80,7 +80,7 @@ def list_(args: argparse.Namespace) -> int:
     """Promises by id, a part of them; then the command that shows the next part."""
     from dasync.cli import commands, render
 
-    wanted = commands.Wanted(args.state, args.function, args.task_state, args.limit, args.cursor)
+    wanted = commands.Wanted(args.state, args.function, args.task_state, args.roots, args.limit, args.cursor)
     facts = commands.run(commands.search(args.store, wanted))
     status = say.facts(args.json, facts, lambda: render.listing(facts))
     if facts["cursor"] is not None and not args.json:
@@ -89,6 +89,7 @@ def list_(args: argparse.Namespace) -> int:
             "--limit": args.limit, "--store": args.store, "--cursor": facts["cursor"],
         }  # fmt: skip
         chosen = [str(part) for option in options.items() if option[1] is not None for part in option]
+        chosen += ["--roots"] * args.roots
         print(f"more: dasync list {shlex.join(chosen)}", file=sys.stderr)
     return status
 

@@ -29,6 +29,7 @@ class Wanted(NamedTuple):
     state: str | None
     function: str | None
     task_state: str | None
+    roots: bool
     limit: int
     cursor: str
 
@@ -60,7 +61,9 @@ async def search(store: str, wanted: Wanted) -> facts.Listing:
     """Promises in the order of their ids."""
     state = None if wanted.state is None else State(wanted.state)
     task_state = None if wanted.task_state is None else TaskState(wanted.task_state)
-    search = Search(state, wanted.function, task_state=task_state, limit=wanted.limit + 1, cursor=wanted.cursor)
+    search = Search(
+        state, wanted.function, roots=wanted.roots, task_state=task_state, limit=wanted.limit + 1, cursor=wanted.cursor
+    )
     async with opened(store) as rows:
         found = await rows.search(search)
     kept, now_ms = found[: wanted.limit], SystemClock().now_ms()

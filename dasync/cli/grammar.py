@@ -142,6 +142,7 @@ def _look_commands(commands: Commands) -> None:
     listing.add_argument("--state", choices=STATES, help="of the promise")
     listing.add_argument("--function", metavar="NAME")
     listing.add_argument("--task-state", choices=TASK_STATES, help="of its task: only promises that have one")
+    listing.add_argument("--roots", action="store_true", help="only what no execution has made")
     listing.add_argument("--limit", type=_positive, default=50, metavar="N", help="default: %(default)s")
     listing.add_argument("--cursor", metavar="ID", default="", help="go on after this id")
 

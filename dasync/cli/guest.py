@@ -19,7 +19,7 @@ from dasync.cli.commands import MAX_PAYLOAD_BYTES, existing, not_found, opened, 
 from dasync.core import ids
 from dasync.core.model import ProcessRecord, PromiseRecord, State, TaskRecord, TaskState
 from dasync.core.protocol import PromiseCreate, PromiseGet, Status, TaskGet
-from dasync.errors import PromiseConflict
+from dasync.errors import PromiseConflict, StoreUnavailable
 from dasync.loop import EventLoop
 from dasync.runtime.declare import remote
 from dasync.runtime.promise import Promise
@@ -130,18 +130,29 @@ def _command(wanted: Invocation) -> PromiseCreate:
 
 
 async def wait(store: str, id: str, patience_s: float | None) -> Came:
-    """Wait until a promise is settled, or until `patience_s` is over; says at once what it needs to go on."""
+    """Wait until a promise is settled, or until `patience_s` is over; says at once what it needs to go on, and soon if
+    nobody begins it."""
     seen = await _look(store, id)
-    said = seen.hint
-    if said:
-        say.complaint(said)
+    said = [""]
+    _say(seen, said)
     if seen.record.state is State.PENDING:
         rows = SqliteStore(existing(store), SystemClock())
         with suppress(TimeoutError):
-            async with EventLoop(rows, group=GUESTS, functions=[]) as loop, asyncio.timeout(patience_s), _told(id):
+            async with (
+                EventLoop(rows, group=GUESTS, functions=[]) as loop,
+                asyncio.timeout(patience_s),
+                _told(store, id, said),
+            ):
                 await _settled(loop.get(id))
         seen = await _look(store, id)
     return Came(_waited(seen.record), _complaint(seen, said))
+
+
+def _say(seen: Seen, said: list[str]) -> None:
+    """What it needs, if that was not `said`."""
+    if seen.hint not in said:
+        say.complaint(seen.hint)
+        said.append(seen.hint)
 
 
 async def _look(store: str, id: str) -> Seen:
@@ -170,10 +181,18 @@ def _hint(store: str, record: PromiseRecord, task: TaskRecord | None, processes:
         return f"{task.id} is halted: {why}; correct the code, then `dasync resume {shlex.quote(task.id)}`"
     transport = LocalTransport(store_path(store))
     live = served.live(processes, transport.dead(processes), SystemClock().now_ms(), transport.host)
-    if served.is_served(task.target, live) or any(one.id == task.process for one in live):
+    if any(one.id == task.process for one in live):
         return ""
     who = "process" if "/" in task.target else "group"
-    return f"nobody serves {who} {task.target!r} now: it waits for `{served.worker_for(task.target)}`"
+    if not served.is_served(task.target, live):
+        return f"nobody serves {who} {task.target!r} now: it waits for `{served.worker_for(task.target)}`"
+    new = task.state is TaskState.PENDING and not task.version
+    if not new or SystemClock().now_ms() < task.created_at + 1000 * TELL_AFTER_S:
+        return ""
+    return (
+        f"{who} {task.target!r} is served, but nobody has begun {task.id}: they are busy, or have no function"
+        f" {task.function!r} version {task.function_version} (`dasync doctor APP` tells what APP lacks)"
+    )
 
 
 async def _settled(promise: Promise[object]) -> None:
@@ -194,8 +213,8 @@ def _waited(record: PromiseRecord) -> Waited:
     )
 
 
-def _complaint(seen: Seen, said: str) -> str:
-    """Why there is no value, in a line that does not repeat the hint that was `said`."""
+def _complaint(seen: Seen, said: Sequence[str]) -> str:
+    """Why there is no value, in a line that does not repeat the hints that were `said`."""
     record = seen.record
     more = f"`dasync show {record.id}` tells more"
     if record.state is State.RESOLVED:
@@ -206,17 +225,14 @@ def _complaint(seen: Seen, said: str) -> str:
     if record.state is not State.PENDING:
         reason = facts.reason(record)
         return f"promise {record.id!r} {_ENDS[record.state]}{f' ({render.clean(reason)})' if reason else ''}; {more}"
-    again = seen.hint if seen.hint != said else ""
+    again = "" if seen.hint in said else seen.hint
     return f"promise {record.id!r} is pending still; {again or f'`dasync wait {record.id}` waits again'}"
 
 
 @asynccontextmanager
-async def _told(id: str) -> AsyncIterator[None]:
-    """Tell a person who sits before a terminal that this waits, and for how long."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    teller = asyncio.create_task(_tell(id))
+async def _told(store: str, id: str, said: list[str]) -> AsyncIterator[None]:
+    """Say when nobody begins it; tell a person who sits before a terminal that this waits, and for how long."""
+    teller = asyncio.create_task(_tell(store, id, said))
     try:
         yield
     finally:
@@ -225,10 +241,14 @@ async def _told(id: str) -> AsyncIterator[None]:
             await teller
 
 
-async def _tell(id: str) -> None:
+async def _tell(store: str, id: str, said: list[str]) -> None:
     clock = SystemClock()
     began = clock.monotonic()
     await clock.sleep(TELL_AFTER_S)
+    with suppress(StoreUnavailable):
+        _say(await _look(store, id), said)
+    if not sys.stderr.isatty():
+        return
     from rich.console import Console
     from rich.text import Text
 

@@ -19,6 +19,8 @@ from types import ModuleType
 
 from dasync.errors import DasyncError
 
+_OURS = os.path.dirname(os.path.dirname(__file__)) + os.sep
+
 NO_SOURCES = frozenset({"__pycache__", "node_modules", "site-packages"})
 
 
@@ -140,5 +142,5 @@ def _line(error: Exception) -> str:
     if isinstance(error, SyntaxError) and error.filename and os.path.exists(error.filename):
         return f" at {error.filename}:{error.lineno or 1}"
     frames = [one for one in extract_tb(error.__traceback__) if not one.filename.startswith("<frozen ")]
-    theirs = [one for one in frames if one.filename not in (__file__, importlib.__file__)]
+    theirs = [one for one in frames if one.filename != importlib.__file__ and not one.filename.startswith(_OURS)]
     return f" at {theirs[-1].filename}:{theirs[-1].lineno}" if theirs else ""
