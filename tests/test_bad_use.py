@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 import re
 import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from play import World, until
@@ -172,7 +174,7 @@ def test_a_closure_is_missed_by_name(tmp_path: Path) -> None:
 
     run("make")
     said = run()
-    assert "a task needs function 'interest' version 1, which is not registered in process" in said
+    assert "a task needs function 'interest' version 1, which is not registered in this process" in said
     assert "import the module that defines it" in said
 
 
@@ -252,6 +254,50 @@ def test_the_same_name_twice(memory: World) -> None:
 
     with pytest.raises(ValueError, match=r"two functions are registered as 'twin' version 1: .*one in .*other in "):
         memory.play(main)
+
+
+REDEFINED = """
+import dasync
+
+@dasync.function
+async def fare() -> int:
+    return 1
+
+first = fare
+
+@dasync.function
+async def fare() -> int:
+    return 2
+"""
+
+
+def test_a_name_that_is_given_twice_in_one_file(tmp_path: Path, memory: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one would run as the second. What is reloaded stands there once, further down or not."""
+    (tmp_path / "fares.py").write_text(REDEFINED)
+    monkeypatch.syspath_prepend(tmp_path)
+    fares = importlib.import_module("fares")
+    with pytest.raises(ValueError, match=r"'fare' version 1: fare in .*fares.py:4 and fare in .*fares.py:10; give one"):
+        memory.play(main_of(fares))
+    (tmp_path / "fares.py").write_text(REDEFINED.partition("first")[0].replace("return 1", "return 1 + 1"))
+    memory.play(main_of(importlib.reload(fares)))
+    (tmp_path / "fares.py").write_text("\n\n" + (tmp_path / "fares.py").read_text().replace("1 + 1", "4 - 2"))
+    memory.play(main_of(importlib.reload(fares)))
+
+
+def main_of(fares: Any) -> Callable[[dasync.EventLoop], Coroutine[Any, Any, None]]:
+    async def main(loop: dasync.EventLoop) -> None:
+        assert await fares.fare() == 2
+
+    return main
+
+
+def test_run_takes_the_function_itself(recwarn: pytest.WarningsRecorder) -> None:
+    """`asyncio.run(main())` is a habit."""
+    async def main() -> None: ...
+
+    with pytest.raises(TypeError, match=r"write dasync.run\(main\), not dasync.run\(main\(\)\)"):
+        dasync.run(main())  # type: ignore[arg-type]  # the point
+    assert not recwarn.list
 
 
 def test_a_recursion_without_end(memory: World) -> None:

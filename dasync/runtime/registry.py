@@ -22,6 +22,7 @@ RETRY_TAG = f"{OWN_TAGS}retry"  # the policy that an invocation brings along to 
 _functions: dict[tuple[str, int], Function[..., object]] = {}
 _conflicts: dict[tuple[str, int], str] = {}
 _errors: dict[str, type[BaseException]] = {}
+_runs: dict[tuple[str, int], object] = {}  # of its module when each was registered: a reload makes another spec
 
 
 def registered() -> Mapping[tuple[str, int], Function[..., object]]:
@@ -44,14 +45,25 @@ def lookup(name: str, version: int) -> Function[..., object]:
 def register(made: Function[..., object]) -> None:
     key = (made.name, made.version)
     there = _functions.get(key)
-    if there is not None and _origin(there) != _origin(made):
+    run = getattr(made.fn, "__globals__", {}).get("__spec__")
+    if there is not None and (_origin(there) != _origin(made) or (run is _runs[key] and _hides(made, there))):
         _conflicts[key] = (
             f"two functions are registered as {made.name!r} version {made.version}: {_where(there)} and {_where(made)};"
             " give one of them another name="
         )
     else:
         _conflicts.pop(key, None)
-    _functions[key] = made
+    _functions[key], _runs[key] = made, run
+
+
+def _hides(made: Function[..., object], there: Function[..., object]) -> bool:
+    """Whether the one is written further down in the same run of the same file, where Python would keep both."""
+    codes = [getattr(one.fn, "__code__", None) for one in (made, there)]
+    if codes[0] is None or codes[1] is None or "<locals>" in codes[0].co_qualname:  # that is made anew by each call
+        return False
+    if codes[0].co_qualname != codes[1].co_qualname or codes[0].co_firstlineno == codes[1].co_firstlineno:
+        return False
+    return "__file__" in made.fn.__globals__ and made.fn.__globals__ is there.fn.__globals__
 
 
 def _origin(function: Function[..., object]) -> tuple[str, str]:
@@ -61,11 +73,14 @@ def _origin(function: Function[..., object]) -> tuple[str, str]:
 
 def _file(function: Function[..., object]) -> str:
     code = getattr(function.fn, "__code__", None)
-    return code.co_filename if code is not None else function.__module__
+    if code is None or "__file__" not in function.fn.__globals__:  # typed in: a notebook has a file for each cell
+        return function.__module__
+    return str(code.co_filename)
 
 
 def _where(function: Function[..., object]) -> str:
-    return f"{function.__qualname__} in {_file(function)}"
+    code = getattr(function.fn, "__code__", None)
+    return f"{function.__qualname__} in {_file(function)}{'' if code is None else f':{code.co_firstlineno}'}"
 
 
 def error(cls: E) -> E:
