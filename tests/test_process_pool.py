@@ -310,13 +310,15 @@ asyncio.run(main())
 def test_a_program_that_runs_when_imported_is_told_what_to_write(
     program: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
-    """The process that only imports it opens no EventLoop; the program ends, and says the remedy."""
+    """The process that only imports it opens no EventLoop; the program ends, and says the remedy, not five times."""
     (tmp_path / "bare.py").write_text(UNGUARDED)
     running = program(path=tmp_path / "bare.py")
     out, complaints = running.communicate(timeout=PATIENCE_S)
     assert (running.returncode, out) == (1, "")
     assert "put what it runs under `if __name__ == \"__main__\":`" in complaints
     assert "Poisoned" in complaints
+    assert complaints.count("Traceback") == 1
+    assert "is run again" not in complaints
 
 
 def test_a_session_that_cannot_be_imported_is_told_so() -> None:

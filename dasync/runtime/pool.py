@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -28,7 +29,11 @@ from dasync.runtime.registry import error_classes
 
 Call = tuple[tuple[str, str], str, int, bytes, int]  # what `pool_child.run` takes
 MAINS = ("__main__", "__mp_main__")
+NAME = "dasync-pool"  # of each: by it a process knows what it was spawned for before it imports anything else
 LAST_WORDS_S = 1.0  # how long to wait for the status of a process that has ended
+_IMPORTS = (
+    "imports this program, and importing it opens an EventLoop: put what it runs under `if __name__ == \"__main__\":`"
+)
 _log = logging.getLogger("dasync")
 
 
@@ -63,7 +68,7 @@ class Pool:
                 returned, raw = await process.run(call)
             except BrokenProcessPool:
                 crashes, last = crashes + 1, await process.last_words()
-                if crashes == self._max_crashes:
+                if crashes == self._max_crashes or process.status == pool_child.UNGUARDED:  # as it would be each time
                     raise Crashed(crashes, last) from None
                 _log.warning("%s, while it ran %r of %r: that is run again", last, function.name, id)
                 continue
@@ -106,6 +111,11 @@ class _Process:
     def is_alive(self) -> bool:
         return self._process is not None and self._process.is_alive()
 
+    @property
+    def status(self) -> int | None:
+        """With which it has ended, if that is known."""
+        return None if self._process is None else self._process.exitcode
+
     async def run(self, call: Call) -> tuple[bool, bytes]:
         """Whether a function has returned, and what, in bytes; or its error. Raises `BrokenProcessPool`."""
         self.is_free = False
@@ -127,8 +137,10 @@ class _Process:
         if self._process is None:
             return "a process of the pool did not start"
         await anyio.to_thread.run_sync(self._process.join, LAST_WORDS_S)
-        status = self._process.exitcode
-        return f"process {self._process.pid} of the pool has ended{'' if status is None else f' with status {status}'}"
+        who = f"process {self._process.pid} of the pool"
+        if self.status == pool_child.UNGUARDED:
+            return f"{who} {_IMPORTS}"
+        return f"{who} has ended{'' if self.status is None else f' with status {self.status}'}"
 
 
 class _Context(SpawnContext):
@@ -137,7 +149,7 @@ class _Context(SpawnContext):
     made: SpawnProcess | None = None
 
     def Process(self, *args: object, **kwargs: object) -> SpawnProcess:  # type: ignore[override]  # noqa: N802  # a class
-        self.made = SpawnProcess(*args, **kwargs)  # type: ignore[arg-type]  # what the executor gives a Process
+        self.made = SpawnProcess(*args, **{**kwargs, "name": NAME})  # type: ignore[arg-type]  # what the executor gives a Process
         return self.made
 
 
@@ -158,10 +170,10 @@ def _where(function: Function[..., object]) -> tuple[str, str]:
 
 
 def check_guarded() -> None:
-    """Raise where a process of the pool runs the program that it only is to import."""
-    # multiprocessing says so while a process that it has spawned imports the program of its parent.
-    if getattr(current_process(), "_inheriting", False):
-        raise RuntimeError(
-            "a process of the pool imports this program, and importing it opens an EventLoop: put what it runs under"
-            " `if __name__ == \"__main__\":`"
-        )
+    """Raise where a process that multiprocessing has spawned runs the program that it only is to import. One of the
+    pool ends: its parent says why, once."""
+    process = current_process()
+    if getattr(process, "_inheriting", False):  # it imports its parent's program
+        if process.name == NAME:
+            os._exit(pool_child.UNGUARDED)
+        raise RuntimeError(f"a process that multiprocessing has spawned {_IMPORTS}")

@@ -19,7 +19,7 @@ from dasync.core import codec, failure
 from dasync.runtime import branch
 from dasync.runtime.registry import lookup
 
-ORPHANED, ENDED = 1, 3  # exit status
+ORPHANED, ENDED, UNGUARDED = 1, 3, 4  # exit status
 
 
 def begin() -> None:
