@@ -131,6 +131,10 @@ BAD = '''
     async def test_unknown(world):
         pass
 
+    @pytest.mark.dasync(faults="swam")
+    async def test_misspelled(world):
+        pass
+
     @pytest.mark.dasync(4)
     async def test_positional(world):
         pass
@@ -155,7 +159,7 @@ BAD = '''
 def test_a_failure_says_all_that_it_takes(project: pytest.Pytester) -> None:
     """The assertion in the user's frame, the seed, few faults, the replay, the trace; and each of them comes again."""
     result = run(project, BAD)
-    result.assert_outcomes(failed=7, errors=2)
+    result.assert_outcomes(failed=8, errors=2)
     result.stdout.fnmatch_lines(
         [
             ">       assert len(effects) == 1, \"twice\"",
@@ -171,6 +175,7 @@ def test_a_failure_says_all_that_it_takes(project: pytest.Pytester) -> None:
             "E   dasync.testing.cluster.Deadlock: nothing is left to wait for*",
             "*test_deadlock at *test_app.py:*, waits for nobody",
             "E   TypeError: sedes: no such option; those are seeds, exhaustive, processes, groups, faults, *",
+            "E   ValueError: faults is 'none', 'swarm', 'all', or some of kill, *, not swam",
             "@pytest.mark.dasync takes its arguments by name, as seeds=200",
             "@pytest.mark.dasync goes on an `async def test(world)`, and this is none",
         ]

@@ -218,6 +218,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     "time.sleep()": lambda: time.sleep(1),
     "random.random()": lambda: random.random(),
     "random.shuffle()": lambda: random.shuffle([1]),
+    "random.Random()": lambda: random.Random(),
     "uuid.uuid4()": lambda: uuid.uuid4(),
     "os.urandom()": lambda: os.urandom(1),
     "secrets.token_hex()": lambda: secrets.token_hex(),

@@ -142,11 +142,19 @@ def planned(
     if faults == "swarm":
         return _scaled(plans.swarm(draws, processes, hosts, lease_s), commits)
     kinds = list(plans.KINDS) if faults == "all" else faults.replace("+", " ").split()
-    if unknown := [kind for kind in kinds if kind not in plans.KINDS]:
+    check_kinds(faults)
+    return _scaled(plans.plan(draws, processes, hosts, lease_s, kinds, draws.randrange(1, 9)), commits)
+
+
+def check_kinds(faults: str | Sequence[Fault]) -> None:
+    """Raise `ValueError` for a word that names no faults."""
+    __tracebackhide__ = True
+    if not isinstance(faults, str) or ":" in faults or faults in ("none", "swarm", "all"):
+        return
+    if unknown := [kind for kind in faults.replace("+", " ").split() if kind not in plans.KINDS]:
         raise ValueError(
             f"faults is 'none', 'swarm', 'all', or some of {', '.join(plans.KINDS)}, not {', '.join(unknown)}"
         )
-    return _scaled(plans.plan(draws, processes, hosts, lease_s, kinds, draws.randrange(1, 9)), commits)
 
 
 def _scaled(plan: list[Fault], commits: int) -> list[Fault]:

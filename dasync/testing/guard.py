@@ -9,12 +9,14 @@ check` finds both in durable functions.
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from types import FrameType
 from typing import Any
 
 from anyio import CapacityLimiter
@@ -27,6 +29,7 @@ _TRUSTED = frozenset((
     "multiprocessing", "pluggy", "pytest", "queue", "sched", "selectors", "sqlite3", "threading", "tempfile",
     "traceback", "warnings", "linecache", "pdb", "bdb", "cmd", "unittest", "coverage", "hypothesis", "random",
 ))  # fmt: skip
+_PROGRAMS = "dasync.testing.programs"  # of ours, but as a user's
 _FORBIDDEN = {  # by name: this room may not use them either
     "time": ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "sleep"),
     "random": (
@@ -47,6 +50,8 @@ def guarded() -> Iterator[None]:
     modules = [(import_module(module), names) for module, names in _FORBIDDEN.items()]
     real = [(module, name, getattr(module, name)) for module, names in modules for name in names]
     backend: Any = anyio_asyncio.AsyncIOBackend
+    stream: Any = random.Random
+    seed = stream.seed  # it is how each of them begins
     in_thread = backend.__dict__["run_sync_in_worker_thread"]
     for module, name, function in real:
         setattr(module, name, _refused(module.__name__, name, function))
@@ -55,9 +60,11 @@ def guarded() -> Iterator[None]:
     for module, name, kind in made:
         kind.__init__ = _refused(module.__name__, name, kind.__init__)
     backend.run_sync_in_worker_thread = classmethod(_in_thread_of(in_thread))
+    stream.seed = _seeded(seed)
     try:
         yield
     finally:
+        stream.seed = seed
         backend.run_sync_in_worker_thread = in_thread
         for kind, init in begun:
             kind.__init__ = init
@@ -68,11 +75,26 @@ def guarded() -> Iterator[None]:
 def _refused(module: str, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     def guard(*args: Any, **kwargs: Any) -> Any:
         caller = str(sys._getframe(1).f_globals.get("__name__", ""))
-        if caller.partition(".")[0] not in _TRUSTED or caller == "dasync.testing.programs":
+        if caller.partition(".")[0] not in _TRUSTED or caller == _PROGRAMS:
             refuse(f"{module}.{name}(), called by {caller},")
         return function(*args, **kwargs)
 
     return guard
+
+
+def _seeded(real: Callable[..., None]) -> Callable[..., None]:
+    def seed(self: random.Random, a: Any = None, version: int = 2) -> None:
+        """random.Random's, which takes the kernel's bytes where it is given nothing."""
+        if a is None:
+            frame: FrameType | None = sys._getframe(1)
+            while frame is not None and frame.f_globals.get("__name__") == "random":  # what makes one calls this
+                frame = frame.f_back
+            caller = "" if frame is None else str(frame.f_globals.get("__name__", ""))
+            if caller.partition(".")[0] not in _TRUSTED or caller == _PROGRAMS:
+                refuse(f"random.Random() without a seed, made by {caller},")
+        real(self, a, version)
+
+    return seed
 
 
 def _in_thread_of(real: Any) -> Callable[..., Any]:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from dasync.loop import EventLoop
 from dasync.testing import points
 from dasync.testing.cluster import Line
+from dasync.testing.fate import check_kinds
 from dasync.testing.faults import MEAN_COMMITS, Fault
 from dasync.testing.frames import users
 from dasync.testing.history import Mark
@@ -27,7 +28,8 @@ SEEDS = 50
 MAX_POINTS = 5_000
 SHOWN_LINES = 20
 _IDLE = re.compile(r"(heartbeat|tick|receive)\b|acquire for \S+ -> 200$|is (killed|stopped)$")
-_OURS = ("store", "group", "process", "clock", "entropy", "transport")  # of EventLoop's options, the world's own
+# Of EventLoop's options the world's own; by `processes` it means its own processes.
+_OURS = ("store", "group", "process", "processes", "clock", "entropy", "transport")
 OPTIONS = (
     "processes", "groups", "faults",
     *(name for name in inspect.signature(EventLoop).parameters if name not in _OURS),
@@ -190,6 +192,7 @@ def case_of(options: dict[str, Any]) -> Case:
     if unknown := sorted(set(options) - set(OPTIONS)):
         raise TypeError(f"{', '.join(unknown)}: no such option; those are seeds, exhaustive, {', '.join(OPTIONS)}")
     faults = options.get("faults", "none")
+    check_kinds(faults)
     return Case(0, faults, options={name: value for name, value in options.items() if name != "faults"})
 
 
