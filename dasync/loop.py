@@ -321,7 +321,8 @@ def run(main: Callable[[], Coroutine[object, object, R]] | Function[[], R], *, s
 
     The asyncio loop has durable clocks: see `loop_factory`.
 
-    `main` is a coroutine function or a dasync function without parameters; gives what it returns.
+    `main` is a coroutine function or a dasync function without parameters; gives what it returns. What `store` names,
+    `EventLoop` says: with "memory:" nothing outlives this call.
 
     Example:
         >>> import dasync
@@ -330,6 +331,11 @@ def run(main: Callable[[], Coroutine[object, object, R]] | Function[[], R], *, s
         >>> dasync.run(main)
         42
     """
+
+    given: object = main
+    if isinstance(given, Coroutine):
+        given.close()
+        raise TypeError("dasync.run takes the function itself: write dasync.run(main), not dasync.run(main())")
 
     async def hosted() -> R:
         async with EventLoop(store):

@@ -314,7 +314,7 @@ def test_an_execution_keeps_its_version(world: World, caplog: pytest.LogCaptureF
         world.play(has_both)
     said = [record.getMessage() for record in caplog.records if "needs function" in record.getMessage()]
     assert len(said) == 1
-    assert "a task needs function 'greet' version 1, which is not registered in process" in said[0]
+    assert "a task needs function 'greet' version 1, which is not registered in this process" in said[0]
 
 
 def test_a_child_keeps_its_version(world: World) -> None:

@@ -1399,7 +1399,7 @@ def test_two_loops_in_one_program(host: Any, tmp_path: Path) -> None:
     async def main() -> None:
         async with dasync.EventLoop(str(tmp_path / "a.db")) as a, dasync.EventLoop("memory:") as b:
             assert [await a.invoke(quadruple, 1), await b.invoke(quadruple, 2)] == [4, 8]
-            with pytest.raises(dasync.NoEventLoop, match="2 EventLoops are open here: say which one"):
+            with pytest.raises(dasync.NoEventLoop, match=r"2 EventLoops are open here .*: say which one"):
                 double(1)
             assert [len((await rows(loop)).promises) for loop in (a, b)] == [3, 3]
         async with dasync.EventLoop("memory:"):

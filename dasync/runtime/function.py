@@ -369,10 +369,12 @@ def host() -> Host:
     if not open_here:
         raise NoEventLoop(
             "no dasync EventLoop is open on this asyncio loop: use `async with dasync.EventLoop(\"orders.db\"):`"
-            " around the call, or dasync.run(main)"
+            " around the call, or dasync.run(main, store=\"orders.db\")"
         )
     if len(open_here) > 1:
-        raise NoEventLoop(f"{len(open_here)} EventLoops are open here: say which one, with loop.invoke(f, ...)")
+        raise NoEventLoop(
+            f"{len(open_here)} EventLoops are open here (dasync.run opens one): say which one, with loop.invoke(f, ...)"
+        )
     return open_here[0]
 
 

@@ -61,8 +61,8 @@ class Neighbours:
             if (name, version) not in self._told:
                 self._told.add((name, version))
                 _log.warning(
-                    "a task needs function %r version %d, which is not registered in process %s: it is left to other"
-                    " workers of group %r; import the module that defines it", name, version, me, self._terms.group,
+                    "a task needs function %r version %d, which is not registered in this process: it is left to other"
+                    " workers of group %r; import the module that defines it", name, version, self._terms.group,
                 )  # fmt: skip
 
     def look_for_orphans(self, around: Around) -> None:
