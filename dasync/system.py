@@ -24,6 +24,11 @@ class SystemClock:
         await asyncio.sleep(seconds)
 
 
+def pause(seconds: float) -> None:
+    """Hold this thread up: never the asyncio loop's."""
+    time.sleep(seconds)
+
+
 def call_later(
     loop: asyncio.AbstractEventLoop, delay_s: float, callback: Callable[..., object], *args: object
 ) -> asyncio.TimerHandle:

@@ -30,7 +30,7 @@ from dasync.errors import InvariantViolated, StoreCorrupt, StoreError, StoreUnav
 from dasync.ports import Around, Backlog, Bell, Ring, Search
 from dasync.stores.memory import MemoryStore
 from dasync.stores.rows import RowStore
-from dasync.stores.sqlite import APPLICATION_ID, SCHEMA_VERSION, SqliteStore
+from dasync.stores.sqlite import APPLICATION_ID, SCHEMA_VERSION, SqliteStore, schema_version
 
 
 @pytest.fixture
@@ -733,6 +733,61 @@ def test_a_full_disk(durability: str, path: str) -> None:
     assert done.stdout.startswith("survived"), done.stderr
 
 
+@pytest.mark.asyncio
+async def test_a_second_store_of_one_process_does_not_unlock_the_first(sqlite: SqliteStore, path: str) -> None:
+    """Whoever closes a handle of a file drops all locks of his process on it. Another process would take itself for the
+    last of all then, and clear the WAL away under this one, which would write on into nothing."""
+    link = f"{path}.link"
+    os.symlink(path, link)
+    for other in (path, link):
+        second = SqliteStore(other, FakeClock())
+        await second.open()
+        assert second.path == path
+        assert schema_version(other) == SCHEMA_VERSION
+        await second.close()
+    for wrong in ("missing/x.db", "folder"):
+        (Path(path).parent / "folder").mkdir(exist_ok=True)
+        with pytest.raises(StoreUnavailable):
+            await SqliteStore(str(Path(path).parent / wrong), FakeClock()).open()
+    for seen in ("[]\n", "['a']\n"):
+        told = await asyncio.to_thread(_python, SEEN, path)
+        assert told.stdout == seen, told
+        await sqlite.transact([create("a")])
+
+
+CROSSED = """
+import sys, threading, time
+from dasync.stores.filelock import FileLock
+
+def queues(lock):
+    for _ in range(200):
+        with lock:
+            time.sleep(0.001)
+
+threads = [threading.Thread(target=queues, args=[FileLock.of(path)]) for path in sys.argv[1:]]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print("done")
+"""
+
+
+def test_two_processes_with_the_same_two_stores_wait_for_each_other(tmp_path: Path) -> None:
+    """One holds the first and waits for the second in another thread, the other the reverse: no circle, but to the
+    kernel it is one."""
+    locks = [str(tmp_path / name) for name in ("a", "b")]
+    command = [sys.executable, "-c", CROSSED, *locks]
+    pair = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [one.communicate(timeout=60) for one in pair] == [("done\n", "")] * 2
+
+
+SEEN = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+print([row[0] for row in connection.execute("SELECT id FROM promises")])
+connection.close()
+"""
 NO_ROOM_FOR_THE_LOCK = """
 import asyncio, os, resource, sys
 from clocks import FakeClock

@@ -83,7 +83,7 @@ def _refused(error: StoreError | OSError) -> Check:
 
 def _found(store: str) -> tuple[str, int]:
     """The store's file and the version of its schema, by its header."""
-    path = os.path.abspath(existing(store))
+    path = os.path.realpath(existing(store))
     recognize(path)
     return path, schema_version(path)
 

@@ -20,6 +20,9 @@ from types import TracebackType
 from typing import ClassVar
 from zlib import crc32
 
+from dasync.system import pause
+
+PAUSE_S = 0.001  # until the next try where the kernel sees a circle
 _FLOCK = "hhqqi0q"  # Linux: struct flock, as the C compiler lays it out
 # A number and its CRC-32, for what is left of a file after a power loss may be anything. Twice: whoever is killed
 # while it writes one leaves the other, of the commit before that which it did not come to.
@@ -37,6 +40,7 @@ class FileLock:
     def __init__(self, path: str) -> None:
         self._path = path
         self._users = 0
+        self._kept = -1  # a handle of the file that it guards
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         # Record locks exclude processes, not the threads of one: two stores of one program need this as well.
         self._threads = threading.Lock()
@@ -53,6 +57,26 @@ class FileLock:
                 lock = cls._open[path] = cls(path)
             lock._users += 1
             return lock
+
+    @classmethod
+    def head(cls, path: str, guarded: str, count: int) -> bytes:
+        """The first bytes of the file that the lock of `path` guards. Raises `OSError`.
+
+        While this process has that lock the handle stays open: to close any handle of the file would drop the locks
+        that SQLite's connections in this process have on it, and with them all that they write from then on.
+        """
+        with cls._registry:  # nobody opens it meanwhile
+            lock = cls._open.get(os.path.realpath(path))
+            if lock is not None and lock._kept >= 0:
+                return os.pread(lock._kept, count, 0)
+            handle = os.open(guarded, os.O_RDONLY | os.O_CLOEXEC)
+            if lock is not None:
+                lock._kept = handle
+            try:
+                return os.pread(handle, count, 0)
+            finally:
+                if lock is None:
+                    os.close(handle)
 
     @classmethod
     def holder(cls, path: str) -> int | None:
@@ -80,11 +104,23 @@ class FileLock:
     def __enter__(self) -> FileLock:
         self._threads.acquire()
         try:
-            fcntl.lockf(self._fd, fcntl.LOCK_EX)
+            self._wait()
         except BaseException:
             self._threads.release()
             raise
         return self
+
+    def _wait(self) -> None:
+        while True:
+            try:
+                fcntl.lockf(self._fd, fcntl.LOCK_EX)
+                return
+            except OSError as error:
+                # The kernel takes a process for one who waits with all that it holds: two processes with the same two
+                # stores look like a circle to it, though each waits in a thread that holds nothing.
+                if error.errno != errno.EDEADLK:
+                    raise
+                pause(PAUSE_S)
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         fcntl.lockf(self._fd, fcntl.LOCK_UN)
@@ -126,6 +162,8 @@ class FileLock:
                 self._open.pop(self._path, None)
                 if self._slots is not None:
                     self._slots.close()
+                if self._kept >= 0:
+                    os.close(self._kept)
                 os.close(self._fd)
 
 

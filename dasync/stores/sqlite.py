@@ -51,8 +51,8 @@ _PASSING = (
     "FULL", "IOERR", "CANTOPEN", "READONLY", "BUSY", "LOCKED", "PROTOCOL", "PERM", "AUTH", "NOMEM", "INTERRUPT",
     "NOLFS",
 )  # fmt: skip
-# Of a hop: SQLite's, one that quotes damaged text and so cannot be read, the lock file's.
-_FAILURES = (sqlite3.Error, UnicodeDecodeError, OSError)
+# Of a hop: SQLite's, one that quotes damaged text and so cannot be read, the lock file's, no memory.
+_FAILURES = (sqlite3.Error, UnicodeDecodeError, OSError, MemoryError)
 _log = logging.getLogger("dasync.store")
 
 
@@ -85,7 +85,7 @@ class SqliteStore(RowStore):
         super().__init__(clock)
         if durability not in _SYNCHRONOUS:
             raise ValueError(f"durability is 'power' or 'process', not {durability!r}")
-        self.path = os.path.abspath(path)
+        self.path = os.path.realpath(path)  # as SQLite names its other files, whatever links there are
         self._durability = durability
         self._connection: aiosqlite.Connection | None = None
         self._connecting = asyncio.Lock()
@@ -115,12 +115,15 @@ class SqliteStore(RowStore):
     async def close(self) -> None:
         if self._owner != os.getpid():  # never opened, or in a forked child: then it is the parent's to close
             return
-        connection, lock, self._connection, self._lock = self._connection, self._lock, None, None
         self._patience.close()
-        if lock is not None:
-            if connection is not None:
-                await _let_go(connection, lock)
-            lock.close()
+        async with self._connecting:  # one that is being made belongs to it as well
+            connection, lock, self._connection, self._lock = self._connection, self._lock, None, None
+            if lock is not None:
+                try:
+                    if connection is not None:
+                        await _let_go(connection, lock)
+                finally:
+                    lock.close()
 
     async def around(
         self, targets: tuple[str, ...], functions: tuple[tuple[str, int], ...], *, anyway: bool = False
@@ -285,8 +288,7 @@ def recognize(path: str) -> None:
     if os.path.isdir(path):
         raise StoreUnavailable(f"{path} is a folder; name a file")
     try:
-        with open(path, "rb") as file:
-            header = file.read(_HEADER_BYTES)
+        header = _header(path)
         read_only = os.stat(path).st_mode & 0o222 == 0 or not os.access(path, os.W_OK)
     except FileNotFoundError:
         if not os.access(folder, os.W_OK):
@@ -301,9 +303,13 @@ def recognize(path: str) -> None:
 
 
 def schema_version(path: str) -> int:
-    """The version of its schema, by its header. Not for a process that has the file open: see `filelock.py`."""
-    with open(path, "rb") as file:
-        return int(struct.unpack_from(">I", file.read(_HEADER_BYTES), 60)[0])
+    """The version of its schema, by its header."""
+    return int(struct.unpack_from(">I", _header(path), 60)[0])
+
+
+def _header(path: str) -> bytes:
+    path = os.path.realpath(path)
+    return FileLock.head(f"{path}-lock", path, _HEADER_BYTES)
 
 
 def _recognize_header(path: str, header: bytes) -> None:
@@ -344,11 +350,11 @@ def _name(error: Exception) -> str:
     return getattr(error, "sqlite_errorname", None) or ""
 
 
-def explain(path: str, error: sqlite3.Error | UnicodeDecodeError | OSError) -> StoreError:
+def explain(path: str, error: Exception) -> StoreError:
     """What a failure means for a caller."""
     name = _name(error)
-    if isinstance(error, OSError):
-        return StoreUnavailable(f"{path}: {error}")
+    if isinstance(error, OSError | MemoryError):
+        return StoreUnavailable(f"{path}: {str(error) or 'out of memory'}")
     if isinstance(error, sqlite3.ProgrammingError | sqlite3.InterfaceError):
         return StoreError(f"{path}: {error}")
     if any(word in name for word in _PASSING):
@@ -366,15 +372,18 @@ def _reading(connection: sqlite3.Connection, work: Callable[[Rows], T]) -> T:
     try:
         return work(SqliteRows(connection))
     finally:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # else SQLite has ended it, by the error that is under way
+            connection.execute("ROLLBACK")
 
 
 async def _let_go(connection: aiosqlite.Connection, lock: FileLock) -> None:
     """Close it. The last connection checkpoints as it closes, which must not race with another's commit."""
-    with suppress(sqlite3.Error, ValueError):
-        await connection.execute(_locked(lock, sqlite3.Connection.close))
-    with suppress(sqlite3.Error, ValueError):
-        await connection.close()
+    try:
+        with suppress(*_FAILURES, ValueError):
+            await connection.execute(_locked(lock, sqlite3.Connection.close))
+    finally:
+        with suppress(sqlite3.Error, ValueError):
+            await connection.close()
 
 
 def _locked(lock: FileLock, work: Callable[[sqlite3.Connection], None]) -> Callable[[sqlite3.Connection], None]:
