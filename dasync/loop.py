@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import NamedTuple, TypeVar, overload
 
@@ -155,6 +156,7 @@ class EventLoop:
         self._roots = self._runner.roots = Roots(self._runner, self._handlers, entropy, group)
         self._runner.worker = self._worker
         self._asyncio: asyncio.AbstractEventLoop | None = None
+        self._opened = False
 
     def __repr__(self) -> str:
         state = "open" if self._asyncio is not None else "closed"
@@ -168,11 +170,16 @@ class EventLoop:
         return self._worker.process
 
     async def __aenter__(self) -> EventLoop:
-        if self._asyncio is not None:
-            raise RuntimeError("this EventLoop is open already; make another one")
+        if self._opened:
+            raise RuntimeError("this EventLoop is open already, or was: make another one")
         check_guarded()
         registry.registered()  # a conflict of names is said before anything is touched
-        await self._store.open()
+        self._opened = True
+        try:
+            await self._store.open()
+        except BaseException:
+            self._opened = False
+            raise
         self._asyncio = asyncio.get_running_loop()
         branch.install(self._asyncio)
         self._handlers.open()
@@ -180,7 +187,8 @@ class EventLoop:
         try:
             await self._worker.join()
         except BaseException:
-            await self._close()
+            self._journal.hurry()
+            await _whole(self._close())
             raise
         invocations.open_host(self._roots)
         if self._real_time:
@@ -191,24 +199,30 @@ class EventLoop:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         invocations.close_host(self._roots)
-        with anyio.CancelScope(shield=True):  # an anyio scope around us that is canceled would cancel every await here
-            try:
-                if self._handlers.error is None:
-                    await self._worker.drain(0)
-                    await self._worker.leave()
-            finally:
-                await self._close()
+        self._journal.hurry()
+        await _whole(self._leave())
+
+    async def _leave(self) -> None:
+        try:
+            if self._handlers.error is None:
+                await self._worker.drain(0)
+                await self._worker.leave()
+        finally:
+            await self._close()
 
     async def _close(self) -> None:
-        with anyio.CancelScope(shield=True):
+        async with AsyncExitStack() as steps:  # each of them, whatever comes of those before it; the last one first
+            steps.callback(self._closed)
+            steps.push_async_callback(self._store.close)
+            steps.push_async_callback(lambda: self._transport.close(left=self._worker.left))
+            steps.callback(lambda: self._runner.give_up(StoreUnavailable("the EventLoop is closed")))
+            steps.push_async_callback(self._journal.close)
+            steps.callback(self._pool.close)
+            steps.callback(self._worker.stop)
             if self._watchdog is not None:
-                self._watchdog.stop()
-            self._worker.stop()
-            self._pool.close()
-            await self._journal.close()
-            self._runner.give_up(StoreUnavailable("the EventLoop is closed"))
-            await self._transport.close()
-            await self._store.close()
+                steps.callback(self._watchdog.stop)
+
+    def _closed(self) -> None:
         if self._asyncio is not None:
             branch.uninstall(self._asyncio)
             self._asyncio = None
@@ -343,6 +357,22 @@ def run(main: Callable[[], Coroutine[object, object, R]] | Function[[], R], *, s
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         return runner.run(hosted())
+
+
+async def _whole(work: Coroutine[object, object, None]) -> None:
+    """Let it come to its end, in a task of its own, whoever cancels this one meanwhile: by asyncio, or by anyio's
+    scopes, which would cancel every await."""
+    # No task factory is asked: who closes this EventLoop may be an execution of another one.
+    task, canceled = asyncio.Task(work, loop=asyncio.get_running_loop()), None
+    with anyio.CancelScope(shield=True):
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError as error:
+                canceled = error
+    task.result()
+    if canceled is not None:
+        raise canceled
 
 
 def _open_store(store: str | Store, clock: Clock, durability: Durability) -> Store:

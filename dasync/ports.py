@@ -204,5 +204,6 @@ class Transport(Protocol):
     def tidy(self, processes: Sequence[ProcessRecord]) -> None:
         """Clear away what processes left behind that died without being among `processes`, long ago."""
 
-    async def close(self) -> None:
-        """Take the doorbell away; idempotent."""
+    async def close(self, *, left: bool) -> None:
+        """Take the doorbell away; idempotent. Unless the process has `left`, for all to see in the store, the others
+        are to find out that it is gone."""

@@ -124,11 +124,15 @@ class Worker:
         self._more = self._news = True  # there may be tasks to acquire, and news to read
         self._short = False  # functions were left out of the last acquire, for as many of them run as may
         self._services: list[asyncio.Task[None]] = []
+        self._stopped = False
         self._neighbours = Neighbours(terms, transport=transport, clock=clock, journal=journal)
         self._beaten = True  # since it has last looked around
         self._next_due: int | None = None
         self._unknown: set[tuple[str, int]] = set()
         self._leaving = Leaving(journal)
+        self.left = False
+        """Whether it has said in the store that it leaves."""
+        self._over = False  # its lease, and it has not come back yet
         self._hearing = Hearing(lambda: self.process, lambda: bool(self.capacity.held), self._hears)
         journal.companion = self._hearing
 
@@ -147,14 +151,17 @@ class Worker:
 
     def stop(self) -> None:
         """Stop serving."""
+        self._stopped = True
         self.capacity.shut()
         for service in self._services:
             service.cancel()
 
     def _ended(self, service: asyncio.Task[None]) -> None:
-        """A service ends when it is stopped; anything else is the end of this process's work."""
+        """A service ends when it is stopped; anything else ends this process's work."""
         if not service.cancelled() and (error := service.exception()) is not None:
             self._employer.broken(error)
+        elif not self._stopped:
+            self._employer.broken(StoreUnavailable(f"{service.get_name()} was canceled, and it is the EventLoop's own"))
         for held in list(self.capacity.held.values()):  # nobody renews the lease: what waits for that would never end
             held.drop(Suspended(f"{held.id}: this process serves no more"))
 
@@ -165,6 +172,7 @@ class Worker:
             await asyncio.wait(self._services)
         with suppress(StoreError):
             await self._journal.ask(ProcessLeave(self.process))
+            self.left = True
 
     async def drain(self, timeout_s: float) -> None:
         """Acquire nothing more; let what runs finish for `timeout_s`, hand the rest back."""
@@ -178,7 +186,7 @@ class Worker:
         await self._leaving.gone()
 
     async def _take_lease(self) -> None:
-        await self._transport.close()
+        await self._transport.close(left=False)
         self.process = f"{self._terms.name}@{self._entropy.bytes(4).hex()}"
         address = await self._transport.open(self.process, self.hear)
         join = ProcessJoin(
@@ -227,12 +235,14 @@ class Worker:
                 held = self.capacity.held.values()
                 knows = len(held), sum(one.claim.version for one in held)
                 reply = await self._journal.ask(ProcessHeartbeat(self.process, knows), keep=True)
-                if reply.status is Status.OK:
-                    self._lease.renewed(asked_at)
-                    self._reconcile(reply)
-                    self._beaten = True
-                else:
+                if reply.status is not Status.OK:
                     await self._start_over(reply.reason)
+                    continue
+                self._lease.renewed(asked_at)
+                self._reconcile(reply)
+                self._beaten = True
+                if self._over:  # it had joined, and was not told so
+                    self._come_back()
 
     # -- what the services do
 
@@ -348,9 +358,14 @@ class Worker:
         """The lease is gone: drop everything, come back as another incarnation."""
         tasks = list(self.capacity.held.values())
         _log.warning("process %s has lost its lease (%s): it drops %d tasks", self.process, reason, len(tasks))
+        self._over = True
         for held in tasks:
             held.lost(reason)
         await self._take_lease()
+        self._come_back()
+
+    def _come_back(self) -> None:
+        self._over = False
         self._employer.rejoined()
         self.wake(Ring.TASKS | Ring.NEWS)
 

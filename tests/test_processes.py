@@ -217,7 +217,7 @@ async def main():
     path = sys.argv[1]
     transport = LocalTransport(f"{path}/s.db")
     await transport.open("first", print)
-    await transport.close()
+    await transport.close(left=True)
     with open(f"{path}/filler", "wb", buffering=0) as filler:
         try:
             while True:
@@ -233,7 +233,7 @@ async def main():
     await transport.open("fourth", print)
     transport.box[0] = 1
     print(sorted(os.listdir(f"{path}/s.db-processes"))[0].split("-")[0])
-    await transport.close()
+    await transport.close(left=True)
 
 asyncio.run(main())
 """
@@ -275,7 +275,7 @@ def test_a_doorbell_is_taken_away_while_it_is_rung(tmp_path: Path) -> None:
         await until(lambda: heard)
         ring({address: EVERYTHING})
         await asyncio.sleep(0)  # what runs next runs before who was found readable in the same round
-        await transport.close()
+        await transport.close(left=True)
         await settle_down()
         assert heard == [EVERYTHING]
         assert list((tmp_path / "s.db-processes").iterdir()) == []
@@ -309,8 +309,8 @@ def test_what_the_dead_left_behind_goes(short_path: Path) -> None:
         assert mine.ran(process_record("other")) == ()
         with locker(file("other", "lock")) as late:
             assert late.communicate()[0] == ""  # it is locked still: to look at one's own lock is to lose it
-        await mine.close()
-        await other.close()
+        await mine.close(left=True)
+        await other.close(left=True)
 
     with locker(file("alive", "lock")) as alive:
         assert alive.stdout is not None

@@ -21,6 +21,10 @@ from dasync.system import call_later
 MAX_BATCH = 1_000  # commands in one transaction: bounds how long others wait for the store
 WRITE_BEHIND_S = 0.05  # how long a record that nobody waits for may stay unwritten
 RETRY_FIRST_S, RETRY_CAP_S = 0.05, 1.0  # between attempts while the store is unavailable
+_CANCELED = (
+    "all tasks of the asyncio loop were canceled, the EventLoop's own among them: leave its `async with` before that"
+    " loop ends"
+)
 _log = logging.getLogger("dasync.journal")
 
 
@@ -100,7 +104,7 @@ class Journal:
         self._task: asyncio.Task[None] | None = None
         self._closing = False
         self._quiet = asyncio.Event()  # nothing is being written
-        self._under_way = False
+        self._under_way: list[Entry] = []
         self._later: list[Callable[[], None]] = []
         self.companion: Companion | None = None
         """What goes along with every batch."""
@@ -111,17 +115,22 @@ class Journal:
         """Begin to write."""
         self._task = asyncio.create_task(self._run(), name="dasync-journal")
 
+    def hurry(self) -> None:
+        """No outage is waited out any more: it is about to be closed."""
+        self._closing = True
+
     async def close(self) -> None:
         """Write what is queued, once, then stop."""
         self._closing = True
         if self._task is not None:
-            while self._queue and self._error is None:
+            while (self._queue or self._under_way) and self._error is None:
                 self.urge()
                 await self._quiet.wait()
             self._task.cancel()
             await asyncio.wait([self._task])
             self._task = None
-        self._fail_all(self._error or StoreUnavailable("the EventLoop is closed"))
+        self._error = self._error or StoreUnavailable("the EventLoop is closed")
+        self._fail_all(self._error)
 
     def write(self, entry: Entry) -> None:
         """Queue `entry` and write it without delay."""
@@ -182,16 +191,20 @@ class Journal:
                 while self._queue:
                     # Not by a name here: while nothing is to be written, that would keep what the last batch settled.
                     await self._commit(self._next())
-        except (Exception, InvariantViolated) as cause:
-            # Nothing more is written: the store is damaged, or we are.
+        except (Exception, InvariantViolated, asyncio.CancelledError) as cause:
+            # Nothing more is written: it is closed, or canceled by who ends all of this asyncio loop; the store is
+            # damaged, or we are. Whoever asks from now on is told at once.
             error: BaseException = cause
-            if not isinstance(cause, StoreError | InvariantViolated):
+            if isinstance(cause, asyncio.CancelledError):
+                error = StoreUnavailable("the EventLoop is closed" if self._closing else _CANCELED)
+            elif not isinstance(cause, StoreError | InvariantViolated):
                 error = InvariantViolated(f"the journal failed: {cause!r}. A bug in dasync: please report it.")
                 error.__cause__ = cause
             self._error = error
-            self._quiet.set()
             self._fail_all(error)
-            self._broken(error)
+            self._quiet.set()
+            if not (self._closing and isinstance(cause, asyncio.CancelledError)):
+                self._broken(error)
 
     def _next(self) -> list[Entry]:
         batch = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_BATCH))]
@@ -200,9 +213,9 @@ class Journal:
         return batch
 
     async def _commit(self, batch: list[Entry]) -> None:
-        self._under_way = True
+        self._under_way = batch
         await self._transact(batch)
-        self._under_way = False
+        self._under_way = []
         later, self._later = self._later, []
         for then in later:
             then()
@@ -219,14 +232,13 @@ class Journal:
                 pairs = zip(batch, commands, strict=True)
                 waiting = [(e, c) for e, c in pairs if not e.failed(error, final=self._closing)]
                 batch, commands = [e for e, _ in waiting], [c for _, c in waiting]
+                self._under_way, behind, self._queue = batch, self._queue, deque()
+                kept = [entry for entry in behind if not entry.failed(error, final=self._closing)]
+                self._queue.extendleft(reversed(kept))  # before what their failure has brought up
                 if batch:
                     await self._clock.sleep(pause)
                     pause = min(2 * pause, RETRY_CAP_S)
                 continue
-            except (StoreError, InvariantViolated) as error:
-                for entry in batch:
-                    entry.failed(error, final=True)
-                raise
             self.batches += 1
             self.commands += len(commands)
             if committed.doorbells:
@@ -236,5 +248,8 @@ class Journal:
             return
 
     def _fail_all(self, error: BaseException) -> None:
+        batch, self._under_way = self._under_way, []
+        for entry in batch:
+            entry.failed(error, final=True)
         while self._queue:
             self._queue.popleft().failed(error, final=True)

@@ -26,10 +26,12 @@ from dasync.core import codec, failure
 from dasync.runtime import pool_child
 from dasync.runtime.function import Function
 from dasync.runtime.registry import error_classes
+from dasync.system import call_later
 
 Call = tuple[tuple[str, str], str, int, bytes, int]  # what `pool_child.run` takes
 MAINS = ("__main__", "__mp_main__")
 NAME = "dasync-pool"  # of each: by it a process knows what it was spawned for before it imports anything else
+PAUSE_S = 1.0  # until another try to start one
 LAST_WORDS_S = 1.0  # how long to wait for the status of a process that has ended
 _IMPORTS = (
     "imports this program, and importing it opens an EventLoop: put what it runs under `if __name__ == \"__main__\":`"
@@ -63,7 +65,7 @@ class Pool:
         """
         call, crashes = (_where(function), function.name, function.version, param, self._max_payload), 0
         while True:
-            process = self._free()
+            process = await self._free()
             try:
                 returned, raw = await process.run(call)
             except BrokenProcessPool:
@@ -88,12 +90,21 @@ class Pool:
             process.kill()
         self._idle.clear()
 
-    def _free(self) -> _Process:
-        while self._idle and not self._idle[-1].is_alive:  # nobody that runs is to blame for the end of an idle one
-            self._idle.pop().kill()
-        process = self._idle.pop() if self._idle else _Process()
-        self._busy.add(process)
-        return process
+    async def _free(self) -> _Process:
+        while True:
+            while self._idle and not self._idle[-1].is_alive:  # nobody that runs is to blame for the end of an idle one
+                self._idle.pop().kill()
+            try:
+                process = self._idle.pop() if self._idle else _Process()
+            except OSError as error:  # no file descriptors, no memory: no function's failure, and not to be recorded
+                _log.warning("no process of the pool can be started: %s; it is tried again", error)
+                loop = asyncio.get_running_loop()
+                later = loop.create_future()
+                call_later(loop, PAUSE_S, later.set_result, None)
+                await later
+                continue
+            self._busy.add(process)
+            return process
 
 
 class _Process:
@@ -102,7 +113,11 @@ class _Process:
     def __init__(self) -> None:
         context = _Context()
         self._executor = ProcessPoolExecutor(1, mp_context=context, initializer=pool_child.begin)
-        self._started: Future[None] = self._executor.submit(pool_child.greet)
+        try:
+            self._started: Future[None] = self._executor.submit(pool_child.greet)
+        except OSError:
+            self._executor.shutdown(wait=False, cancel_futures=True)
+            raise
         self._process = context.made
         self.is_free = False
         """Whether it waits for something to do."""

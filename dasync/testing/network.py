@@ -18,6 +18,9 @@ BOX_BYTES = 512
 QUICK_S, LATE_S = (0.00002, 0.0005), (0.01, 3.0)
 
 
+NEVER = -1  # no process has that many lives
+
+
 class Network:
     """All the bells there are."""
 
@@ -43,6 +46,12 @@ class Network:
         """It has none any more."""
         self._bells.pop(id, None)
         self._lives.pop(id, None)
+
+    def give_up(self, id: str) -> None:
+        """It has none any more, and all on its host can see that."""
+        self._bells.pop(id, None)
+        process, _ = self._lives[id]
+        self._lives[id] = (process, NEVER)
 
     def is_dead(self, id: str, host: str) -> bool:
         """Whether that process certainly lives no more, seen from that host."""
@@ -121,7 +130,7 @@ class SimTransport:
     def tidy(self, processes: Sequence[ProcessRecord]) -> None:
         """Nothing lies about."""
 
-    async def close(self) -> None:
+    async def close(self, *, left: bool) -> None:
         if self._id:
-            self._network.leave(self._id)
+            (self._network.leave if left else self._network.give_up)(self._id)
         self._id = ""

@@ -72,7 +72,7 @@ class LocalTransport:
         try:
             return self._appear(process)
         except OSError as error:  # a full disk: who comes back as another incarnation tries again later
-            await self.close()
+            await self.close(left=True)
             raise StoreUnavailable(f"{self._folder}: no file for a sign of life, or doorbell: {error}") from error
 
     def _appear(self, process: str) -> str:
@@ -131,16 +131,22 @@ class LocalTransport:
                         os.unlink(self._bell(Path(path).stem))
                     os.unlink(path)
 
-    async def close(self) -> None:
+    async def close(self, *, left: bool) -> None:
         if self._socket is not None:
             asyncio.get_running_loop().remove_reader(self._socket)
             self._socket.close()
         if self._lock >= 0:
             if self._lock_path(self._process) in self._own:
-                self.bury(self._process)
+                if left:  # else the free lock tells that it is gone, at once; without one only its lease would
+                    self.bury(self._process)
                 self._own.discard(self._lock_path(self._process))
             os.close(self._lock)
         self._socket, self._lock = None, -1
+
+    @classmethod
+    def forget(cls) -> None:
+        """In a forked child: what its parent has locked is the parent's, whose death is to be seen."""
+        cls._own = set()
 
     def _hear(self, bell: socket.socket) -> None:
         with suppress(BlockingIOError):
@@ -173,6 +179,9 @@ class LocalTransport:
         folder = os.path.join(tempfile.gettempdir(), f"dasync-{os.getuid()}")
         os.makedirs(folder, mode=0o700, exist_ok=True)
         return os.path.join(folder, f"{crc32(os.fsencode(path)):08x}.bell")
+
+
+os.register_at_fork(after_in_child=LocalTransport.forget)
 
 
 def _ring_from(hand: socket.socket, doorbells: Mapping[str, Bell]) -> None:
@@ -240,5 +249,5 @@ class NoTransport:
     def tidy(self, processes: Sequence[ProcessRecord]) -> None:
         """Nothing is left behind."""
 
-    async def close(self) -> None:
+    async def close(self, *, left: bool) -> None:
         self._bells.pop(self._process, None)
