@@ -190,6 +190,55 @@ def test_what_settles_nothing_waits_for_no_disk(tmp_path: Path) -> None:
     assert log.read_text().count("sync(") < 25
 
 
+READS = """
+import asyncio, os, sqlite3, sys, traceback
+from contextlib import closing, suppress
+from dasync.errors import StoreUnavailable
+from dasync.stores.sqlite import SqliteStore
+from dasync.system import SystemClock
+from worlds import create
+
+async def main():
+    store, refused = SqliteStore(sys.argv[1], SystemClock(), "process"), 0
+    await store.open()
+    for number in range(30):
+        with suppress(sqlite3.Error), closing(sqlite3.connect(sys.argv[1], isolation_level=None)) as other:
+            other.execute("DELETE FROM callbacks")  # so that what is read next is read from the disk
+        try:
+            assert len(await store.search()) == number - refused
+            await store.processes()
+            await store.transact([create(f"{number:02}")])
+        except StoreUnavailable:
+            refused += 1
+    print(refused, len(await store.search()) + refused)
+    await store.close()
+
+try:
+    asyncio.run(main())
+finally:
+    sys.stdout.flush()
+    traceback.print_exc()
+    os._exit(0)  # a thread that is left would keep it
+"""
+
+
+@pytest.mark.system
+@strace
+def test_a_read_that_fails_is_no_damage(tmp_path: Path) -> None:
+    """Whichever it is, from where the store is open: what asked for it is refused, and all goes on."""
+    refused = 0
+    for number in range(40, 100, 6):
+        inject = f"inject=pread64:error=ESTALE:when={number}"
+        options = ("-e", "trace=pread64", "-e", inject, "-o", os.devnull)
+        done = _traced(str(tmp_path / f"{number}.db"), "", *options, program=READS)
+        assert len(done.stdout.split()) == 2, done.stderr.decode()
+        some, in_all = map(int, done.stdout.split())
+        refused += some
+        assert some < 10, "strace counts by threads, and each connection has another one"
+        assert in_all == 30
+    assert refused > 2
+
+
 @pytest.mark.system
 @strace
 @pytest.mark.parametrize("call", ["pwrite64", "fdatasync", "fsync", "ftruncate", "unlink"])
