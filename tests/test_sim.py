@@ -189,7 +189,7 @@ def test_one_seed_prints_who_asked_what_and_what_it_heard(tmp_path: Path) -> Non
     assert sim("--seed", 5, "--ticks", 300).stdout != done.stdout
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.campaign)])
 def test_a_night_ends_in_time_and_has_seeds_of_its_own(jobs: int) -> None:
     """One that is over before it began tries a seed, or what is dealt out at once; they may find something, any day."""
     found = json.loads(sim("--nightly", 1e-9, "--jobs", jobs, "--json").stdout)
